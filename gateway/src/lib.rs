@@ -1,0 +1,1 @@
+//! Holds the sockets: sessions, catch-up, the registry, and the reads over HTTP.

@@ -1,0 +1,1 @@
+//! The door: HTTP in, log out. Admission, names, quotas and refusals.

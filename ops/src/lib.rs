@@ -1,0 +1,1 @@
+//! Runs: the one binary, its configuration, roles, telemetry and command line.

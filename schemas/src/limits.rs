@@ -1,0 +1,236 @@
+//! Every bound, with its reason. All are configuration (`[limits]`); these are the defaults. What is full refuses clearly
+//! before it accepts, and never drops after (invariant 10).
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! limits {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $fdoc:literal])* $field:ident: $ty:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name { $($(#[doc = $fdoc])* pub $field: $ty,)* }
+        impl Default for $name {
+            fn default() -> Self { Self { $($field: $default,)* } }
+        }
+        impl $name {
+            /// Each key with its documentation, for `esh3ar config show` and the test that every key has one.
+            pub const KEYS: &'static [(&'static str, &'static str)] = &[$((stringify!($field), concat!($($fdoc),*)),)*];
+        }
+    };
+}
+
+limits! {
+    /// One message.
+    MessageLimits {
+        /// Characters of `content` (R11.3).
+        content_chars: usize = 10_000,
+        /// Bytes of `content` as JSON text, escaping counted: with its envelope one legal message fits a frame of 64 KiB (rule 17).
+        content_bytes: usize = 48 * 1024,
+        /// Characters of `subject`: a title, not a second body.
+        subject_chars: usize = 200,
+        /// Bytes of `metadata`: the sender's labels; data belongs in media.
+        metadata_bytes: usize = 4 * 1024,
+        /// How far ahead `send_at` may lie, ms: 30 days, as long as history is kept.
+        send_at_ahead_ms: u64 = 30 * 24 * 3_600_000,
+        /// How long a message is kept and its key holds, ms: 30 days.
+        retention_ms: u64 = 30 * 24 * 3_600_000,
+    }
+}
+
+limits! {
+    /// The door: what is taken in at once, and from whom.
+    DoorLimits {
+        /// Bytes of one JSON request body: one message of the largest kind with room for escaping.
+        body_bytes: usize = 128 * 1024,
+        /// Items of one batch request; a longer stream is cut into several by its sender.
+        batch_items: usize = 100_000,
+        /// Bytes of one batch request, read as a stream and never held whole.
+        batch_bytes: usize = 256 * 1024 * 1024,
+        /// Items of a batch that wait for the log at once: bounds the memory of one request.
+        batch_window: usize = 1_000,
+        /// Recipients of one broadcast (rule 13).
+        broadcast_recipients: usize = 100_000,
+        /// Bytes of one broadcast request (rule 13).
+        broadcast_bytes: usize = 16 * 1024 * 1024,
+        /// Waiting messages of a lane from which on new work of that lane is slowed with 429 (R5.4).
+        lane_slow: u64 = 10_000,
+        /// Waiting messages of a lane from which on new work of that lane is refused with 503 (R5.4).
+        lane_full: u64 = 100_000,
+        /// Messages a person may send in a minute (R5.5).
+        person_per_minute: u32 = 100,
+        /// Messages a person may send in an hour (R5.5).
+        person_per_hour: u32 = 1_000,
+        /// Messages a second of one tenant's server keys: its own quota, half of the system's (rule 12).
+        server_per_second: u32 = 5_000,
+        /// Messages a second, all tenants together (R5.5).
+        system_per_second: u32 = 10_000,
+        /// Requests in work at once: past that 503 with Retry-After.
+        concurrent_requests: usize = 10_000,
+        /// Time a request may take to arrive, ms: a slower client is cut.
+        request_ms: u64 = 30_000,
+        /// Time the head of a request may take to arrive, ms: ends a slow-loris.
+        head_ms: u64 = 10_000,
+        /// Time a batch stream may stand still, ms.
+        idle_body_ms: u64 = 15_000,
+        /// Keys remembered for 24 h to refuse the same key with another body at the door (best effort; history knows the rest).
+        known_keys: u64 = 200_000,
+        /// Connections of the HTTP listener; each holds a descriptor.
+        connections: usize = 15_000,
+    }
+}
+
+limits! {
+    /// The dataflow: what is in flight, and how long it is tried.
+    FlowLimits {
+        /// Messages of a batch (R5.3).
+        batch: usize = 100,
+        /// How long a batch waits for more once enough batches are in flight, ms.
+        linger_ms: u64 = 2,
+        /// Batches in flight below which a batch does not wait to be full.
+        eager_batches: usize = 4,
+        /// Batches in flight at once over all lanes: the sinks' credits (rule 4).
+        credits: usize = 32,
+        /// Messages in flight of one lane and instance; at the bound its partitions are paused.
+        in_flight: usize = 16_384,
+        /// Bytes in flight of one lane and instance; at the bound its partitions are paused.
+        in_flight_bytes: usize = 64 * 1024 * 1024,
+        /// Records read from the log at once.
+        fetch_records: usize = 1_000,
+        /// Bytes read from the log at once.
+        fetch_bytes: usize = 4 * 1024 * 1024,
+        /// Ids the dedupe window remembers, an instance: presized, about 32 MB a million.
+        window_ids: usize = 500_000,
+        /// How long the dedupe window remembers an id, ms; older keyed ones are asked of history.
+        window_ms: u64 = 10 * 60_000,
+        /// Inbox tails kept in memory, an instance; a forgotten one is read again.
+        tails: usize = 200_000,
+        /// Of ten credits, at least so many go to Low while Low waits: it is never starved.
+        low_share_of_ten: usize = 1,
+        /// The first retry delay, ms; the others are 2, 4, 8, 16 and 32 times it.
+        retry_first_ms: u64 = 1_000,
+        /// How long a device may take to acknowledge what it was sent, ms.
+        ack_ms: u64 = 30_000,
+        /// Acknowledgements waited for at once, an instance: beyond that the oldest are judged by the status alone.
+        ack_watch: usize = 1_000_000,
+        /// How long a node may take to answer a delivery, ms.
+        deliver_ms: u64 = 5_000,
+        /// How long a write to history may take before it is repeated, ms.
+        record_ms: u64 = 10_000,
+        /// How often the due-table is looked at, ms.
+        due_every_ms: u64 = 500,
+        /// Rows of the due-table taken at once.
+        due_rows: usize = 1_000,
+        /// How long leaving a partition may take, ms: well under a consumer's poll interval.
+        drain_ms: u64 = 10_000,
+        /// How often offsets are committed, ms.
+        commit_every_ms: u64 = 100,
+    }
+}
+
+limits! {
+    /// A socket.
+    SocketLimits {
+        /// Bytes of one message and one frame from a client, and the most one frame to it holds (rule 17).
+        frame_bytes: usize = 64 * 1024,
+        /// Items of one `messages` frame (rule 17).
+        frame_items: usize = 100,
+        /// Bytes of the read buffer: tungstenite's default of 128 KiB costs 137 KB a connection, 1 KiB about 3.
+        read_buffer_bytes: usize = 1024,
+        /// Bytes written before the socket must have taken some: a reader that stops reading is closed.
+        write_buffer_bytes: usize = 256 * 1024,
+        /// How long a write may stand still before the session is closed with "come back", ms.
+        write_ms: u64 = 10_000,
+        /// Messages sent and not yet acknowledged; past that the session stops sending and reads on from history later.
+        unacked: usize = 1_000,
+        /// Deliveries waiting in a session's mailbox; past that it reads them from history.
+        mailbox: usize = 256,
+        /// Between heartbeats, ms.
+        heartbeat_ms: u64 = 25_000,
+        /// Without any frame from the client for so long, its session is closed, ms.
+        silent_ms: u64 = 75_000,
+        /// Sessions of this node; past that a connection is refused with 503.
+        sessions: usize = 15_000,
+        /// Sessions of one user: devices a person can own.
+        sessions_per_user: usize = 20,
+        /// How long a session's presence holds without being refreshed, ms (R7.3).
+        presence_ms: u64 = 300_000,
+        /// Frames a second from one client; a storm is closed.
+        frames_per_second: u32 = 100,
+        /// Ids of one `ack` or `read` frame.
+        ids_per_frame: usize = 1_000,
+        /// Facts are gathered so long before they go to the log, ms: one cursor acknowledgement of many devices is one record.
+        gather_ms: u64 = 5,
+        /// Facts gathered at once; past that sessions wait.
+        gather_facts: usize = 50_000,
+        /// Clients are told to come back within this time when a node drains, ms, each at a random moment.
+        drain_ms: u64 = 10_000,
+        /// Status notes waiting for one sender's session; dropped past that (rule 16).
+        notes: usize = 256,
+    }
+}
+
+limits! {
+    /// The embedded store and the log.
+    StoreLimits {
+        /// Partitions, fixed when an installation is created.
+        partitions: u16 = 24,
+        /// Appends waiting for the commit group; callers past that wait in line.
+        queue: usize = 4_096,
+        /// Writes of one commit group.
+        group_writes: usize = 16_384,
+        /// Bytes of one commit group.
+        group_bytes: usize = 8 * 1024 * 1024,
+        /// Least time between two syncs while writes keep coming, ms: a lone write never waits.
+        group_every_ms: u64 = 2,
+        /// Memory of the block cache, bytes.
+        cache_bytes: u64 = 64 * 1024 * 1024,
+        /// How long log records are kept after every group has read them, ms.
+        log_retention_ms: u64 = 7 * 24 * 3_600_000,
+        /// Bytes of log kept after every group has read them.
+        log_retention_bytes: u64 = 8 * 1024 * 1024 * 1024,
+        /// Free bytes below which new work is refused with 507, so that what was accepted can still be finished.
+        free_bytes: u64 = 256 * 1024 * 1024,
+        /// How long dead letters are kept, ms: 7 days (R4.5).
+        dead_ms: u64 = 7 * 24 * 3_600_000,
+    }
+}
+
+/// All bounds.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// One message.
+    pub message: MessageLimits,
+    /// The door.
+    pub door: DoorLimits,
+    /// The dataflow.
+    pub flow: FlowLimits,
+    /// A socket.
+    pub socket: SocketLimits,
+    /// The embedded store and the log.
+    pub store: StoreLimits,
+}
+
+/// Rows of one page when the caller names no number.
+pub const PAGE_DEFAULT: usize = 50;
+/// Rows of one page at most: a page fits a phone's memory and a frame's time.
+pub const PAGE_MAX: usize = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_says_its_reason() {
+        let groups = [MessageLimits::KEYS, DoorLimits::KEYS, FlowLimits::KEYS, SocketLimits::KEYS, StoreLimits::KEYS];
+        for (key, doc) in groups.into_iter().flatten() {
+            assert!(doc.trim().len() > 10, "limit {key} has no documentation");
+        }
+    }
+
+    #[test]
+    fn an_unknown_limit_is_refused() {
+        let wrong = serde_json::from_str::<Limits>(r#"{"door":{"body_byte":1}}"#);
+        assert!(wrong.unwrap_err().to_string().contains("body_byte"));
+    }
+}

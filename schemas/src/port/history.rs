@@ -1,0 +1,386 @@
+//! The History port: what was said to whom, and what became of it. Five small ports that one store answers together.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::PortResult;
+use crate::{
+    cursor::Cursor,
+    draft::Draft,
+    fact::{Fact, Reason, State},
+    ids::{BroadcastId, DeviceId, MessageId, Sender, Tenant, UserId},
+    message::Message,
+    phone::Phone,
+    position::{Epoch, Inbox, Position},
+    status::Status,
+    time::Timestamp,
+    topic::Partition,
+};
+
+/// The end of an inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Tail {
+    /// The last entry's place; [`Position::START`] while there is none.
+    pub position: Position,
+    /// One-way messages ever written to it: unread = this − those read.
+    pub one_way: u64,
+}
+
+/// What history knows of an id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// What its sender asked for ([`Message::fingerprint`]).
+    pub fingerprint: [u8; 16],
+    /// Where it stands; `None` while it is scheduled.
+    pub position: Option<Position>,
+}
+
+/// A message with its place in an inbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Whose inbox.
+    pub inbox: Inbox,
+    /// Its place.
+    pub position: Position,
+    /// The entry before it; [`Position::START`] for the first.
+    pub prev: Position,
+    /// One-way messages written to the inbox, this one counted.
+    pub one_way: u64,
+    /// When it was recorded.
+    pub recorded_at: Timestamp,
+    /// The message.
+    pub message: Arc<Message>,
+}
+
+/// What is due at a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum DueKind {
+    /// A scheduled message is to be sent.
+    Send(Arc<Message>),
+    /// A recorded message expires.
+    Expire {
+        /// The message.
+        id: MessageId,
+        /// Its inbox.
+        inbox: Inbox,
+        /// Its place.
+        position: Position,
+    },
+}
+
+/// A row of the due-table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Due {
+    /// Whose owner sweeps it.
+    pub partition: Partition,
+    /// When.
+    pub at: Timestamp,
+    /// What for.
+    pub id: MessageId,
+    /// What is due.
+    pub kind: DueKind,
+}
+
+/// What is to be written to the due-table with a batch.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Schedule {
+    /// Rows to add. A `Send` row makes its message known by id (`Pending`, without a place).
+    pub add: Vec<Due>,
+    /// Rows that have been done with.
+    pub done: Vec<Due>,
+}
+
+/// A message as it is found by its id.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    /// The message.
+    pub message: Arc<Message>,
+    /// Its inbox.
+    pub inbox: Inbox,
+    /// Its place; `None` while it is scheduled.
+    pub position: Option<Position>,
+    /// The entry before it.
+    pub prev: Position,
+    /// When it was recorded or scheduled.
+    pub recorded_at: Timestamp,
+    /// What became of it.
+    pub state: State,
+}
+
+/// Which way a list is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Oldest first.
+    Oldest,
+    /// Newest first.
+    #[default]
+    Newest,
+}
+
+/// A piece of an inbox, read forward.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// Entries with what became of them, in order, without a break in `prev`.
+    pub entries: Vec<(Entry, State)>,
+    /// Whether entries after `from` were removed by retention, so that the span does not continue it.
+    pub passed_by_retention: bool,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T, C> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<C>,
+}
+
+/// Messages not yet read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Unread {
+    /// One-way messages.
+    pub one_way: u64,
+}
+
+/// Inboxes: written by the owner of their partition alone, read by anyone.
+///
+/// **Guarantees.** [`Inboxes::record`] is atomic for each inbox and idempotent: the same entries again change nothing. A
+/// reader sees an inbox in position order and never past a break in `prev`. What was recorded survives what the log's
+/// append survives, before the call answers.
+#[async_trait]
+pub trait Inboxes: Send + Sync {
+    /// Takes partitions over: raises and returns each one's epoch, durably.
+    async fn take_over(&self, partitions: &[Partition]) -> PortResult<Vec<Epoch>>;
+
+    /// The ends of inboxes.
+    async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>>;
+
+    /// Which of these ids are there already: one batched read.
+    async fn known(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Known>>>;
+
+    /// Writes entries and due rows in one batch.
+    async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()>;
+
+    /// Rows due at or before `now`, oldest first, at most `limit`.
+    async fn due(&self, partition: Partition, now: Timestamp, limit: usize) -> PortResult<Vec<Due>>;
+
+    /// Reads an inbox forward from just after `from`, at most `limit` entries.
+    async fn read(&self, inbox: &Inbox, from: Position, limit: usize) -> PortResult<Span>;
+
+    /// Finds messages by id.
+    async fn messages(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Placed>>>;
+
+    /// One page of a user's one-way messages (R1.8), from just after `from` in that order (`None`: from the end it names).
+    async fn one_way(
+        &self,
+        inbox: &Inbox,
+        order: Order,
+        from: Option<Position>,
+        limit: usize,
+    ) -> PortResult<Page<(Entry, State), Position>>;
+
+    /// How many are unread.
+    async fn unread(&self, inbox: &Inbox) -> PortResult<Unread>;
+
+    /// Removes what is older than `before` and returns the places of messages that nobody had received, which are to become
+    /// `Failed(Expired)` first: those are removed by the next call. At most `limit` entries a call.
+    async fn retain(&self, partition: Partition, before: Timestamp, limit: usize) -> PortResult<Vec<Placed>>;
+
+    /// How many messages are kept and how many wait in the due-table: for metrics.
+    async fn sizes(&self) -> PortResult<(u64, u64)>;
+}
+
+/// What merging a fact came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    /// Whether the status changed.
+    pub changed: bool,
+    /// What all facts add up to now.
+    pub state: State,
+}
+
+/// Facts about messages, merged without order ([`State::merge`]). Called by the owner of the partition alone, one call at a
+/// time.
+#[async_trait]
+pub trait Facts: Send + Sync {
+    /// Merges facts; answers one outcome per fact, after they are as durable as the log. Idempotent. A first `Read` of a
+    /// one-way message also lowers its inbox's unread count, in the same write.
+    async fn settle(&self, facts: &[Fact]) -> PortResult<Vec<Settled>>;
+
+    /// What is known of these; empty states for unknown ids.
+    async fn states(&self, ids: &[MessageId]) -> PortResult<Vec<State>>;
+}
+
+/// How far each device has its user's inbox.
+#[async_trait]
+pub trait Cursors: Send + Sync {
+    /// Every device of a user that has a cursor.
+    async fn cursors(&self, user: &UserId) -> PortResult<Vec<(DeviceId, Cursor)>>;
+
+    /// Moves cursors forward, never back. Durable soon after: a lost move repeats messages and loses none.
+    async fn advance(&self, moves: &[(UserId, DeviceId, Cursor)]) -> PortResult<()>;
+}
+
+/// A message given up, as administrators see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dead {
+    /// Its name.
+    pub id: MessageId,
+    /// When it was given up.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: Reason,
+    /// In which round.
+    pub round: u8,
+    /// Attempts made.
+    pub attempts: u8,
+    /// Its inbox.
+    pub inbox: Inbox,
+    /// Its place, where it had one.
+    pub position: Position,
+    /// When an administrator started a new round.
+    pub requeued_at: Option<Timestamp>,
+    /// The message, where it could be read.
+    pub message: Option<Arc<Message>>,
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Filter {
+    /// Of one tenant.
+    pub tenant: Option<Tenant>,
+    /// With this reason.
+    pub reason: Option<Reason>,
+    /// To this user.
+    pub user: Option<UserId>,
+    /// Given up at or after this.
+    pub since: Option<Timestamp>,
+    /// Given up before this.
+    pub until: Option<Timestamp>,
+    /// Also those that were requeued.
+    pub requeued: bool,
+}
+
+impl Filter {
+    /// Whether it takes this one.
+    pub fn takes(&self, dead: &Dead) -> bool {
+        self.tenant.as_ref().is_none_or(|t| *t == dead.inbox.user.tenant)
+            && self.reason.is_none_or(|r| r == dead.reason)
+            && self.user.as_ref().is_none_or(|u| *u == dead.inbox.user)
+            && self.since.is_none_or(|t| dead.at >= t)
+            && self.until.is_none_or(|t| dead.at < t)
+            && (self.requeued || dead.requeued_at.is_none())
+    }
+}
+
+/// Where a list of dead letters goes on: newest first.
+pub type Buried = (Timestamp, MessageId);
+
+/// The dead-letter index.
+#[async_trait]
+pub trait DeadLetters: Send + Sync {
+    /// Adds or replaces rows by (id, round). Idempotent.
+    async fn bury(&self, dead: &[Dead]) -> PortResult<()>;
+
+    /// One page, newest first, of those the filter takes.
+    async fn dead(&self, filter: &Filter, from: Option<Buried>, limit: usize) -> PortResult<Page<Dead, Buried>>;
+
+    /// Finds one by its message, the latest round.
+    async fn dead_letter(&self, id: MessageId) -> PortResult<Option<Dead>>;
+
+    /// How many are there that nobody has requeued.
+    async fn dead_count(&self) -> PortResult<u64>;
+
+    /// Removes those given up before this, at most `limit`; says how many.
+    async fn forget_dead(&self, before: Timestamp, limit: usize) -> PortResult<usize>;
+}
+
+/// What a broadcast's sender asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Who sent it.
+    pub from: Sender,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// The trace it belongs to.
+    pub trace: Option<String>,
+    /// The content, without recipients, as JSON text of a [`Draft`] whose `to` is empty.
+    pub draft: String,
+    /// What its sender asked for, recipients included.
+    pub fingerprint: [u8; 16],
+}
+
+impl Asked {
+    /// The content.
+    pub fn draft(&self) -> Result<Draft<String>, crate::problem::Problem> {
+        Draft::<String>::parse(self.draft.as_bytes())
+    }
+}
+
+/// How a broadcast stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BroadcastState {
+    /// Being expanded.
+    Running,
+    /// All recipients' messages are accepted.
+    Done,
+    /// Taken back; what was not expanded never will be.
+    Cancelled,
+}
+
+/// A broadcast and its progress.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Broadcast {
+    /// Its name.
+    pub id: BroadcastId,
+    /// What was asked for.
+    pub asked: Asked,
+    /// Recipients.
+    pub recipients: u64,
+    /// Recipients whose message is accepted: the first so many.
+    pub expanded: u64,
+    /// How it stands.
+    pub state: BroadcastState,
+}
+
+/// Broadcasts: accepted as one, expanded little by little (rule 13).
+#[async_trait]
+pub trait Broadcasts: Send + Sync {
+    /// Stores it with its recipients (distinct, in order), durably and all at once. The same id again changes nothing, and
+    /// answers what is there.
+    async fn begin(&self, broadcast: &Broadcast, recipients: &[Phone]) -> PortResult<Broadcast>;
+
+    /// One of them.
+    async fn broadcast(&self, id: BroadcastId) -> PortResult<Option<Broadcast>>;
+
+    /// Those being expanded, oldest first.
+    async fn running(&self) -> PortResult<Vec<Broadcast>>;
+
+    /// Recipients from the `from`th on, at most `limit`.
+    async fn recipients(&self, id: BroadcastId, from: u64, limit: usize) -> PortResult<Vec<Phone>>;
+
+    /// Says how far it is, and what state it is in; `expanded` only grows, and a cancelled one stays cancelled.
+    async fn progress(&self, id: BroadcastId, expanded: u64, state: BroadcastState) -> PortResult<Broadcast>;
+}
+
+/// The whole history: one store answers all five.
+pub trait History: Inboxes + Facts + Cursors + DeadLetters + Broadcasts + 'static {}
+
+impl<T: Inboxes + Facts + Cursors + DeadLetters + Broadcasts + 'static> History for T {}
+
+/// Statuses of many messages at once, for the books.
+pub fn tally(states: &[State]) -> [u64; Status::ALL.len()] {
+    let mut counts = [0; Status::ALL.len()];
+    for state in states {
+        let rank = Status::ALL.iter().position(|s| *s == state.status()).unwrap_or_default();
+        counts[rank] += 1;
+    }
+    counts
+}

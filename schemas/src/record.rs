@@ -1,0 +1,104 @@
+//! What stands in the log's records.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec,
+    fact::Fact,
+    ids::MessageId,
+    message::Message,
+    port::{Append, Dead, Headers},
+    position::{Inbox, Position},
+    tier::Attempt,
+    time::Timestamp,
+    topic::{Lane, Topic, TopicPartition},
+};
+
+/// The body of a record of a lane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum LaneRecord {
+    /// An accepted message.
+    Accepted(Message),
+    /// A message that is recorded already and is to be tried again: the first of a new round.
+    Again(Again),
+}
+
+/// A message to be tried again: the body of a record of a retry tier. It names the message and does not carry it; the
+/// status is read first (rule 7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// The message.
+    pub id: MessageId,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its inbox.
+    pub inbox: Inbox,
+    /// Its place.
+    pub position: Position,
+    /// Which round.
+    pub round: u8,
+    /// Which attempt this will be.
+    pub attempt: Attempt,
+    /// Not before this (wall time, for people); the wait itself is counted from the moment a reader meets the record.
+    pub due_at: Timestamp,
+}
+
+/// The record of an accepted message.
+pub fn accepted(message: &Message, partitions: u16) -> Append {
+    let headers = Headers {
+        id: Some(message.id),
+        tenant: Some(message.to.tenant.clone()),
+        priority: Some(message.priority),
+        attempt: Attempt::default(),
+        traceparent: message.trace.clone(),
+    };
+    // The body is borrowed: the variant's number is what postcard writes for `LaneRecord::Accepted`.
+    #[derive(Serialize)]
+    enum Borrowed<'a> {
+        Accepted(&'a Message),
+    }
+    Append { at: message.lane(partitions), headers, body: codec::encode(&Borrowed::Accepted(message)) }
+}
+
+/// The record of a message to be tried again, in a lane or a tier.
+pub fn again(topic: Topic, again: &Again) -> Append {
+    let headers = Headers {
+        id: Some(again.id),
+        tenant: Some(again.inbox.user.tenant.clone()),
+        priority: Some(again.lane),
+        attempt: again.attempt,
+        traceparent: None,
+    };
+    let body = match topic {
+        Topic::Lane(_) => codec::encode(&LaneRecord::Again(again.clone())),
+        _ => codec::encode(again),
+    };
+    Append { at: TopicPartition { topic, partition: again.inbox.partition }, headers, body }
+}
+
+/// The records of facts: one per partition, with all its facts in the order given.
+pub fn facts(facts: Vec<Fact>) -> Vec<Append> {
+    let mut by_partition = std::collections::BTreeMap::<_, Vec<Fact>>::new();
+    for fact in facts {
+        by_partition.entry(fact.inbox.partition).or_default().push(fact);
+    }
+    let record = |(partition, facts): (_, Vec<Fact>)| Append {
+        at: TopicPartition { topic: Topic::Outcomes, partition },
+        headers: Headers::default(),
+        body: codec::encode(&facts),
+    };
+    by_partition.into_iter().map(record).collect()
+}
+
+/// The record of a dead letter. JSON: `dead` is a public topic.
+pub fn dead(dead: &Dead) -> Append {
+    let headers = Headers {
+        id: Some(dead.id),
+        tenant: Some(dead.inbox.user.tenant.clone()),
+        priority: dead.message.as_ref().map(|m| m.priority),
+        attempt: Attempt(dead.attempts),
+        traceparent: dead.message.as_ref().and_then(|m| m.trace.clone()),
+    };
+    let body = serde_json::to_vec(dead).unwrap_or_default().into();
+    Append { at: TopicPartition { topic: Topic::Dead, partition: dead.inbox.partition }, headers, body }
+}

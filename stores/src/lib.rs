@@ -1,0 +1,1 @@
+//! Keeps: the log, the history, presence and the backplane, behind the ports.

@@ -1,0 +1,1 @@
+//! Says it is true: conformance, end-to-end, crash and tidy tests.
