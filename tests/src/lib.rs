@@ -1,1 +1,5 @@
-//! Says it is true: conformance, end-to-end, crash and tidy tests.
+//! Says it is true: what the test binaries share. `conformance` holds one suite per port, `harness` starts the real binary
+//! and plays the businesses and the phones.
+
+pub mod conformance;
+pub mod harness;

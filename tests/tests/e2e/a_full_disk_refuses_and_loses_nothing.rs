@@ -1,0 +1,64 @@
+//! Rule 12: a full disk is a refusal at the door (507), and a restart after freeing space loses nothing that was accepted.
+
+use tests::harness::{Business, Phone, Server, Settings, number};
+use serde_json::json;
+
+/// A small file system of its own, taken away again.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn mount(path: &std::path::Path, size: &str) -> Option<Self> {
+        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(path).status();
+        mounted.is_ok_and(|s| s.success()).then(|| Self(path.to_owned()))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_door_answers_507_and_what_was_accepted_arrives() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    // Without the right to mount, the bound on free space does the same: it is set just below what is free.
+    let tmpfs = Tmpfs::mount(&disk, "512m");
+    let free = rustix::fs::statvfs(&disk).map(|s| s.f_bavail * s.f_frsize).unwrap();
+    let bound = if tmpfs.is_some() { free - (40 << 20) } else { free - (60 << 20) };
+    let settings = Settings::unmetered().with([format!("limits.store.free_bytes={bound}")]);
+    let server = Server::start(&disk.join("data"), settings);
+    let business = Business::new(&server);
+    let noise = |n: usize| (0..2_000).map(|i| char::from(b'a' + ((i * 7 + n * 13 + (i * n) % 11) % 26) as u8)).collect::<String>();
+    let mut accepted = Vec::new();
+    let mut refused = None;
+    for round in 0..100 {
+        let items: Vec<_> = (0..500).map(|n| json!({ "to": number(1), "content": format!("{round}.{n} {}", noise(n)) })).collect();
+        for (item, answer) in items.iter().zip(business.batch(&items).await) {
+            match answer["status"].as_u64() {
+                Some(202) => accepted.push(item["content"].as_str().unwrap().to_owned()),
+                _ => refused = Some(answer),
+            }
+        }
+        if refused.is_some() {
+            break;
+        }
+    }
+    let refused = refused.expect("the disk never became full");
+    assert_eq!((refused["status"].as_u64(), refused["problem"]["type"].as_str()), (Some(507), Some("/problems/disk-full")), "{refused}");
+    let (status, problem) = business.post("/v1/messages", &json!({ "to": number(1), "content": "x" })).await;
+    assert_eq!(status, 507, "{problem}");
+
+    // Space is freed: the bound is lowered, and everything accepted is there.
+    let data = server.data.clone();
+    drop(server);
+    let server = Server::start(&data, Settings::unmetered().with(["limits.store.free_bytes=1000000"]));
+    let mut phone = Phone::new(&server, &number(1), "one");
+    phone.connect().await.unwrap();
+    phone.until_seen(accepted.len()).await;
+    assert_eq!(phone.contents(), accepted);
+    drop(server);
+    drop(tmpfs);
+}

@@ -1,0 +1,20 @@
+//! End to end, on the real binary and real sockets: one promise a file.
+
+mod a_batch_answers_every_item;
+mod a_broadcast_reaches_everyone_once;
+mod a_full_disk_refuses_and_loses_nothing;
+mod a_message_arrives_and_is_acknowledged;
+mod a_phone_that_never_acknowledges_stops_nobody;
+mod a_tenant_sees_only_its_own;
+mod bad_input_costs_nothing_else;
+mod each_device_keeps_its_own_cursor;
+mod later_means_later;
+mod limits_are_named_when_hit;
+mod offline_users_catch_up_in_order;
+mod reference_clients_miss_nothing;
+mod same_key_twice_is_delivered_once;
+mod senders_are_told;
+mod start_says_what_is_wrong;
+mod the_books_balance;
+mod the_command_line_does_the_main_job;
+mod unreached_messages_are_retried_then_buried;
