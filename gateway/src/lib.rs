@@ -1,1 +1,199 @@
 //! Holds the sockets: sessions, catch-up, the registry, and the reads over HTTP.
+//!
+//! A connection's way through the files: [`connect`](mod@connect) (who, which device, from where) ▷ `socket` (the pump that carries bytes) ▷
+//! [`session`] (what is sent, in which order, once) ▷ `facts` (what became of it, gathered and appended to the log). The
+//! `registry` is what the backplane reaches; the `keeper` wakes sessions, and keeps presence. `reads` answers HTTP.
+//!
+//! Nothing here decides what becomes of a message: facts go to the log, and its owner settles them.
+
+mod connect;
+pub mod delivery;
+mod facts;
+mod keeper;
+mod reads;
+mod registry;
+pub mod session;
+mod socket;
+#[cfg(test)]
+mod testing;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, extract::FromRef, routing::get, routing::post};
+use parking_lot::Mutex;
+use schemas::{
+    Clock, Inbox, Limits, Millis, NodeId, Partition, Party, SessionId, UserId,
+    port::{Backplane, History, Log, NodeLoad, PortResult, Presence},
+};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
+
+use facts::Gather;
+use registry::{Order, Registry};
+use session::Now;
+
+/// What the gateway is made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// Takes facts, and gives the feed of status changes.
+    pub log: Arc<dyn Log>,
+    /// Inboxes, states and cursors.
+    pub history: Arc<dyn History>,
+    /// Where users are.
+    pub presence: Arc<dyn Presence>,
+    /// How deliveries reach this node.
+    pub backplane: Arc<dyn Backplane>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The bounds.
+    pub limits: Arc<Limits>,
+    /// Who callers are.
+    pub auth: Arc<ingest::auth::Auth>,
+    /// The door that what is said on a socket goes through; one-way messages say nothing, so nothing does yet.
+    pub door: Arc<ingest::Door>,
+    /// This node's name.
+    pub node: NodeId,
+    /// Where clients reach it.
+    pub address: String,
+    /// Origins of pages that may connect, beside the node's own host; `*` for any.
+    pub origins: Vec<String>,
+}
+
+/// The gateway of one node.
+pub struct Gateway {
+    parts: Parts,
+    partitions: u16,
+    registry: Arc<Registry>,
+    gather: Arc<Gather>,
+    /// Bounds the spans in memory at once.
+    reads: Semaphore,
+    /// One device registers at a time, so that the newer session is the same one here and in presence.
+    turns: Box<[tokio::sync::Mutex<()>]>,
+    /// Sessions to be taken out of presence: at most as many as there were sessions.
+    leaving: Mutex<Vec<(UserId, SessionId)>>,
+    left: Notify,
+    draining: AtomicBool,
+    tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
+}
+
+/// Reads of history under way at once for sessions.
+const READS: usize = 64;
+/// Devices that register at once.
+const TURNS: usize = 64;
+
+impl Gateway {
+    /// Makes this node reachable and starts what keeps it so.
+    pub async fn open(parts: Parts) -> PortResult<Arc<Self>> {
+        let registry = Arc::new(Registry::new(&parts.limits.socket));
+        let gather = Arc::new(Gather::new(&parts.limits));
+        let gateway = Arc::new(Self {
+            partitions: parts.log.partitions(),
+            registry: registry.clone(),
+            gather: gather.clone(),
+            reads: Semaphore::new(READS),
+            turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
+            leaving: Mutex::default(),
+            left: Notify::new(),
+            draining: AtomicBool::new(false),
+            tasks: Mutex::default(),
+            parts,
+        });
+        let parts = &gateway.parts;
+        parts.backplane.attach(parts.node.clone(), registry).await?;
+        parts.presence.heartbeat(&gateway.load()).await?;
+        let gathering = tokio::spawn(gather.run(parts.log.clone(), parts.history.clone()));
+        let mut tasks = keeper::start(&gateway);
+        tasks.push(AbortOnDropHandle::new(gathering));
+        *gateway.tasks.lock() = tasks;
+        Ok(gateway)
+    }
+
+    /// The routes of this part.
+    pub fn routes(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/v1/ws", get(connect::connect))
+            .route("/v1/messages/{id}", get(reads::message::show).delete(reads::cancel::cancel))
+            .route("/v1/messages/{id}/trace", get(reads::message::trace))
+            .route("/v1/messages/{id}/read", post(reads::marks::read))
+            .route("/v1/messages/ack", post(reads::marks::ack))
+            .route("/v1/messages", get(reads::lists::one_way))
+            .route("/v1/inbox", get(reads::lists::inbox))
+            .route("/v1/unread", get(reads::lists::unread))
+            .route("/v1/events", get(reads::events::events))
+            .route("/v1/nodes", get(reads::lists::nodes))
+            .with_state(self.clone())
+    }
+
+    /// Stops taking connections, tells clients to come back, and makes what they said durable. Ends within the drain time
+    /// and what the log needs.
+    pub async fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        let within = self.parts.limits.socket.drain_ms;
+        self.registry.each(|handle| handle.order(Order::Drain(within)));
+        let until = self.parts.clock.mono().plus(within);
+        while self.registry.count() > 0 && self.parts.clock.mono() < until {
+            let _ = tokio::time::timeout(Duration::from_millis(50), self.left.notified()).await;
+        }
+        self.gather.drained().await;
+        self.forget_left().await;
+        let _ = self.parts.backplane.detach(&self.parts.node).await;
+        self.tasks.lock().clear();
+    }
+
+    /// Sessions held now.
+    pub fn sessions(&self) -> u64 {
+        self.registry.count()
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: self.parts.clock.mono(), wall: self.parts.clock.wall() }
+    }
+
+    fn load(&self) -> NodeLoad {
+        let (node, address) = (self.parts.node.clone(), self.parts.address.clone());
+        let sessions = self.registry.count();
+        NodeLoad { node, address, sessions, room: self.parts.limits.socket.sessions as u64 }
+    }
+
+    /// The inboxes of a user: one for a mobile user, one per partition for a business user.
+    fn inboxes(&self, user: &UserId) -> Vec<Inbox> {
+        let inbox = |partition| Inbox { user: user.clone(), partition };
+        match user.party {
+            Party::Mobile(_) => vec![inbox(Partition::of(user, self.partitions))],
+            Party::Business(_) => (0..self.partitions).map(|p| inbox(Partition(p))).collect(),
+        }
+    }
+
+    /// Checks a token that a live session of `user` was given: until when it holds.
+    fn renew(&self, user: &UserId, token: &str) -> Result<Option<Millis>, ()> {
+        let caller = self.parts.auth.verify(token).map_err(drop)?;
+        if caller.user().as_ref() == Some(user) { Ok(self.token_ends(&caller)) } else { Err(()) }
+    }
+
+    fn token_ends(&self, caller: &ingest::auth::Caller) -> Option<Millis> {
+        let now = self.now();
+        caller.expires_at.map(|at| now.mono.plus(at.ms_since(now.wall)))
+    }
+
+    async fn forget_left(&self) {
+        let left = std::mem::take(&mut *self.leaving.lock());
+        for (user, session) in left {
+            if let Err(why) = self.parts.presence.remove(&user, session).await {
+                // It lapses by itself.
+                tracing::debug!(?user, %why, "a session stays in presence until it lapses");
+            }
+        }
+    }
+}
+
+impl FromRef<Arc<Gateway>> for Arc<ingest::auth::Auth> {
+    fn from_ref(gateway: &Arc<Gateway>) -> Self {
+        gateway.parts.auth.clone()
+    }
+}

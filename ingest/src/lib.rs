@@ -1,1 +1,26 @@
 //! The door: HTTP in, log out. Admission, names, quotas and refusals.
+//!
+//! What comes in is parsed once ([`schemas::draft`]), authorised ([`auth`]), held against quotas ([`quota`]) and the room of
+//! its lane ([`lanes`]), named, and appended to the log; it is answered `202` when the log has it durably, and not before.
+//! The way of a message through the files: [`http`] (bytes) ▷ [`auth`] (who) ▷ `single` or [`batch`] ▷ `admission`
+//! (a draft becomes a message or a refusal) ▷ [`door`] (quota, room, append) ▷ log. [`broadcast`] stores many recipients as one and
+//! [`expander`] turns them into messages while the lane has room.
+
+pub mod admission;
+pub mod auth;
+pub mod batch;
+pub mod broadcast;
+pub mod door;
+pub mod expander;
+pub mod http;
+pub mod known;
+pub mod lanes;
+pub mod quota;
+mod single;
+pub mod split;
+pub mod text;
+
+#[cfg(test)]
+mod fakes;
+
+pub use door::{Accepted, Door, Given, Parts};

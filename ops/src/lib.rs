@@ -1,1 +1,18 @@
-//! Runs: the one binary, its configuration, roles, telemetry and command line.
+//! Runs Esh3ar: the one binary, its configuration, how the parts are put together, what it tells of itself, and its command
+//! line.
+//!
+//! `compose` is the list of parts in the order they start; everything else here serves it. What a part does is in its own
+//! crate.
+
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod compose;
+pub mod config;
+pub mod exit;
+pub mod folder;
+pub mod health;
+pub mod pages;
+pub mod serve;
+pub mod tail;
+pub mod telemetry;

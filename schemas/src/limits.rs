@@ -74,6 +74,25 @@ limits! {
         idle_body_ms: u64 = 15_000,
         /// Keys remembered for 24 h to refuse the same key with another body at the door (best effort; history knows the rest).
         known_keys: u64 = 200_000,
+        /// Answers of the numbering-plan check remembered: the same numbers come often, and a check costs microseconds.
+        known_phones: u64 = 100_000,
+        /// Verified tokens remembered until they end.
+        known_tokens: u64 = 10_000,
+        /// Holders of a quota remembered, a quota; the least recently seen one is forgotten first, about 200 bytes each.
+        quota_holders: u64 = 100_000,
+        /// Broadcasts a minute of one tenant: a quota of their own (rule 13).
+        broadcasts_per_minute: u32 = 60,
+        /// Broadcast requests read at once: each may hold `broadcast_bytes`.
+        broadcasts_at_once: usize = 4,
+        /// Refused recipients that the answer to a broadcast lists; the rest are counted.
+        broadcast_rejected: usize = 100,
+        /// Bytes of answers kept for the sender of a batch that reads only after it has sent everything.
+        batch_answer_bytes: usize = 8 * 1024 * 1024,
+        /// How long a batch is held back while its lane is slow or a quota a second is used up, ms; after that its items are
+        /// refused.
+        batch_wait_ms: u64 = 5_000,
+        /// How often the door asks how much waits in each lane, ms.
+        lane_poll_ms: u64 = 100,
         /// Connections of the HTTP listener; each holds a descriptor.
         connections: usize = 15_000,
     }
@@ -124,6 +143,14 @@ limits! {
         drain_ms: u64 = 10_000,
         /// How often offsets are committed, ms.
         commit_every_ms: u64 = 100,
+        /// Facts merged by one call: one write to history, and the memory it takes.
+        settle_facts: usize = 4_096,
+        /// How long facts wait for those that follow them while many come, ms: sent and delivered of one message then fold into one write.
+        settle_linger_ms: u64 = 4,
+        /// How often each partition is looked through for what retention has passed, ms.
+        retain_every_ms: u64 = 1_000,
+        /// Entries that one look of retention removes at most: old messages go in small steps and delay nobody.
+        retain_rows: usize = 1_000,
     }
 }
 
@@ -184,6 +211,12 @@ limits! {
         group_every_ms: u64 = 2,
         /// Memory of the block cache, bytes.
         cache_bytes: u64 = 64 * 1024 * 1024,
+        /// Records kept in memory after they were appended, bytes: a consumer that keeps up never touches the disk.
+        tail_bytes: usize = 32 * 1024 * 1024,
+        /// Bytes of a segment of the log: what retention removes at once.
+        segment_bytes: u64 = 128 * 1024 * 1024,
+        /// How long a node counts as living after its heartbeat, ms: three heartbeats of 15 s.
+        node_ms: u64 = 45_000,
         /// How long log records are kept after every group has read them, ms.
         log_retention_ms: u64 = 7 * 24 * 3_600_000,
         /// Bytes of log kept after every group has read them.
@@ -192,6 +225,34 @@ limits! {
         free_bytes: u64 = 256 * 1024 * 1024,
         /// How long dead letters are kept, ms: 7 days (R4.5).
         dead_ms: u64 = 7 * 24 * 3_600_000,
+    }
+}
+
+limits! {
+    /// What leaves for the world: breakers, notes to senders, notices to administrators.
+    SinkLimits {
+        /// Failures in a row that open the breaker of a node or of a notice (R6.2).
+        breaker_failures: u32 = 5,
+        /// Share of a window's calls, in percent, whose failure opens a breaker (R6.2).
+        breaker_percent: u32 = 50,
+        /// Calls of a window below which the share says nothing.
+        breaker_calls: u32 = 20,
+        /// Length of a breaker's window, ms.
+        breaker_window_ms: u64 = 10_000,
+        /// How long an open breaker refuses before it lets one call try, ms (R6.2).
+        breaker_open_ms: u64 = 30_000,
+        /// Breakers kept at once: only nodes that failed lately have one; past that a failing node is simply asked again.
+        breakers: usize = 1_024,
+        /// Calls that tell senders of changes, at once; past that their notes are dropped and counted (rule 16).
+        notify_calls: usize = 8,
+        /// How long one such call may take, ms.
+        notify_ms: u64 = 1_000,
+        /// How long a notice to administrators may take, ms.
+        notice_ms: u64 = 5_000,
+        /// Least time between two notices of one target, ms: what comes in between is told as one, with a count.
+        notice_every_ms: u64 = 1_000,
+        /// Dead letters named in one notice; the count says how many there were, and the dead-letter list has them all.
+        notice_letters: usize = 100,
     }
 }
 
@@ -209,6 +270,20 @@ pub struct Limits {
     pub socket: SocketLimits,
     /// The embedded store and the log.
     pub store: StoreLimits,
+    /// What leaves for the world.
+    pub sink: SinkLimits,
+}
+
+impl Limits {
+    /// Each group with its keys and their documentation, in the order of the fields.
+    pub const GROUPS: &'static [(&'static str, &'static [(&'static str, &'static str)])] = &[
+        ("message", MessageLimits::KEYS),
+        ("door", DoorLimits::KEYS),
+        ("flow", FlowLimits::KEYS),
+        ("socket", SocketLimits::KEYS),
+        ("store", StoreLimits::KEYS),
+        ("sink", SinkLimits::KEYS),
+    ];
 }
 
 /// Rows of one page when the caller names no number.
@@ -222,9 +297,22 @@ mod tests {
 
     #[test]
     fn every_limit_says_its_reason() {
-        let groups = [MessageLimits::KEYS, DoorLimits::KEYS, FlowLimits::KEYS, SocketLimits::KEYS, StoreLimits::KEYS];
-        for (key, doc) in groups.into_iter().flatten() {
-            assert!(doc.trim().len() > 10, "limit {key} has no documentation");
+        for (group, keys) in Limits::GROUPS {
+            for (key, doc) in *keys {
+                assert!(doc.trim().len() > 10, "limit {group}.{key} has no documentation");
+            }
+        }
+    }
+
+    #[test]
+    fn the_groups_name_every_limit() {
+        let all = serde_json::to_value(Limits::default()).unwrap();
+        let all = all.as_object().unwrap();
+        assert_eq!(all.len(), Limits::GROUPS.len());
+        for (group, keys) in Limits::GROUPS {
+            let fields = all[*group].as_object().unwrap();
+            assert_eq!(fields.len(), keys.len());
+            assert!(keys.iter().all(|(key, _)| fields.contains_key(*key)));
         }
     }
 

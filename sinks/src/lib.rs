@@ -1,1 +1,12 @@
-//! Does: what leaves the pipeline for the world, each act with a deadline and a breaker.
+//! Does: what leaves the pipeline for the world, each act with a deadline and a breaker. [`Sinks`] implements the Dispatch
+//! port of `schemas`: deliveries to the nodes that hold sessions, notes to connected senders, notices to administrators.
+//! Decides nothing: who is told what was settled before it comes here.
+
+pub mod breaker;
+mod dispatch;
+mod nodes;
+pub mod notice;
+mod parcel;
+
+pub use dispatch::{Parts, Sinks};
+pub use notice::Notice;

@@ -17,10 +17,8 @@ use schemas::{Clock, Phone};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{
-    people::{Thread, World, phone, sender},
-    server::Server,
-};
+use super::people::{Thread, World, phone, sender};
+use crate::child::Server;
 
 /// What to do.
 #[derive(Debug, Clone)]

@@ -3,6 +3,5 @@
 
 pub mod kill;
 mod people;
-mod server;
 
 pub use kill::{KillDrill, Report};

@@ -1,4 +1,4 @@
-//! The server under drill: this same binary as a child process on a folder and ports of its own.
+//! This same binary as a child process on a folder and ports of its own: the server that drills break and benchmarks load.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,23 +15,26 @@ use tokio::{
 };
 
 /// A child process that can be killed and started again on the same folder and ports.
-pub(super) struct Server {
+pub(crate) struct Server {
     data: PathBuf,
     ports: (u16, u16),
     settings: Vec<String>,
     child: Option<Child>,
 }
 
+/// The tenant that drills and benchmarks belong to.
+pub(crate) const TENANT: &str = "drill";
+
 impl Server {
     /// Chooses free ports; does not start yet.
-    pub(super) fn new(data: &Path, settings: Vec<String>) -> Result<Self> {
+    pub(crate) fn new(data: &Path, settings: Vec<String>) -> Result<Self> {
         let probe = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr().map(|a| (l, a.port())));
         let ((_one, listen), (_two, admin)) = (probe()?, probe()?);
         Ok(Self { data: data.to_owned(), ports: (listen, admin), settings, child: None })
     }
 
     /// Starts and waits until it is ready.
-    pub(super) async fn start(&mut self) -> Result<()> {
+    pub(crate) async fn start(&mut self) -> Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.data.with_extension("log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("up").arg("--json").arg("--data").arg(&self.data);
@@ -40,7 +43,7 @@ impl Server {
             command.arg("--set").arg(setting);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
-        let mut child = command.spawn().context("starting the server under drill")?;
+        let mut child = command.spawn().context("starting the server")?;
         let mut lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
         loop {
             match lines.next_line().await? {
@@ -55,31 +58,52 @@ impl Server {
     }
 
     /// `kill -9`, and waits until the process is gone.
-    pub(super) async fn kill(&mut self) -> Result<()> {
+    pub(crate) async fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill().await?;
         }
         Ok(())
     }
 
+    /// The process, for `/proc`.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// Asks it to end and waits.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            if let Some(pid) = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?)) {
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+            }
+            child.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// The public door, as `host:port`.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.0)
+    }
+
     /// The public door.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.0)
     }
 
     /// What the administrators' door answers.
-    pub(super) async fn admin(&self, http: &reqwest::Client, path: &str, clock: &dyn Clock) -> Result<Value> {
+    pub(crate) async fn admin(&self, http: &reqwest::Client, path: &str, clock: &dyn Clock) -> Result<Value> {
         let token = self.token(Who::Admin, clock)?;
         let url = format!("http://127.0.0.1:{}{path}", self.ports.1);
         Ok(http.get(url).bearer_auth(token).send().await?.error_for_status()?.json().await?)
     }
 
     /// A token of tenant `drill`, by the folder's own key.
-    pub(super) fn token(&self, who: Who, clock: &dyn Clock) -> Result<String> {
+    pub(crate) fn token(&self, who: Who, clock: &dyn Clock) -> Result<String> {
         let key = std::fs::read(self.data.join("signing.key")).context("the folder's signing key")?;
         let (business, admin) = (matches!(who, Who::Server), matches!(who, Who::Admin));
         let can = Permissions { send: business, chat: false, broadcast: false, admin };
-        let tenant = Tenant::parse("drill").context("a tenant")?;
+        let tenant = Tenant::parse(TENANT).context("a tenant")?;
         Ok(mint(&key, &NewToken { tenant, who, can, ttl_ms: 24 * 3_600_000 }, clock.wall())?)
     }
 }

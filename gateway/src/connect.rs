@@ -1,0 +1,292 @@
+//! A connection comes: who it is, which device, whether there is room, and from where it goes on. The session is registered
+//! before its inbox is read (rule 5), and everything that can be refused is refused before the upgrade, with a problem.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use axum::{
+    extract::{
+        Query, State,
+        rejection::QueryRejection,
+        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, header};
+use ingest::{
+    auth::{Caller, bearer},
+    http::Refusal,
+};
+use schemas::{
+    Code, Cursor, DeviceId, Inbox, Position, Problem, SessionId, UserId,
+    frame::SUBPROTOCOL,
+    port::{PortResult, Tail},
+};
+use serde::Deserialize;
+
+use crate::{
+    Gateway,
+    registry::{Handle, NoRoom, Order},
+    session::{Effects, LaneStart, Me, Session, Start},
+    socket::{self, Pump},
+};
+
+/// What the address names.
+#[derive(Deserialize)]
+pub(crate) struct Asked {
+    device: Option<String>,
+    cursor: Option<String>,
+    access_token: Option<String>,
+}
+
+/// A session's place in the registry and in presence; given up when it is dropped.
+pub(crate) struct Hold {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) handle: Arc<Handle>,
+    left: bool,
+}
+
+impl Hold {
+    /// Gives the place up: what comes for the session now is answered `Absent`.
+    pub(crate) fn leave(&mut self) {
+        if !std::mem::replace(&mut self.left, true) {
+            let me = &self.handle.me;
+            self.gateway.registry.remove(&self.handle);
+            self.gateway.leaving.lock().push((me.user.clone(), me.session));
+            self.gateway.left.notify_one();
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// `GET /v1/ws`.
+pub(crate) async fn connect(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    asked: Result<Query<Asked>, QueryRejection>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    // The steps are rare beside what follows them: they are not part of the connection's own future.
+    match Box::pin(admit(&gateway, &headers, asked)).await {
+        Ok((hold, start)) => match upgrade {
+            Ok(upgrade) => {
+                let upgrade = socket::settings(upgrade, &gateway.parts.limits.socket).protocols([SUBPROTOCOL]);
+                upgrade.on_upgrade(move |socket| async move {
+                    let mut fx = Effects::default();
+                    let session = Session::open(start, hold.gateway.now(), &mut fx);
+                    // A task of its own: the one that made the upgrade carries what only the upgrade needed.
+                    tokio::spawn(Pump::new(socket, hold, session, fx));
+                })
+            }
+            Err(why) => Refusal(Problem::new(Code::InvalidHeader, format!("a WebSocket is expected here: {why}")))
+                .into_response(),
+        },
+        Err(problem) => Refusal(problem).into_response(),
+    }
+}
+
+async fn admit(
+    gateway: &Arc<Gateway>,
+    headers: &HeaderMap,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<(Hold, Start), Problem> {
+    let Query(asked) = asked.map_err(|why| Problem::new(Code::InvalidQuery, why.to_string()))?;
+    if gateway.draining.load(Ordering::Acquire) {
+        return Err(Problem::new(Code::Draining, "this node takes no new connections").retry_after_ms(1_000));
+    }
+    check_origin(headers, &gateway.parts.origins)?;
+    let token = bearer(headers).or(asked.access_token.as_deref()).ok_or_else(|| {
+        let how = "send `Authorization: Bearer TOKEN`, or `access_token=TOKEN` in the address";
+        Problem::new(Code::Unauthenticated, how).at("Authorization")
+    })?;
+    let caller = gateway.parts.auth.verify(token)?;
+    let user = caller.user().ok_or_else(|| {
+        Problem::new(Code::Forbidden, "only users connect: a mobile user's or a business user's token is needed")
+    })?;
+    let device = device(asked.device.as_deref())?;
+    let cursor = cursor(asked.cursor.as_deref())?;
+    let session = SessionId(uuid::Uuid::new_v4());
+    let hold = register(gateway, Arc::new(Me { user, device, session })).await?;
+    let start = start(gateway, &hold, &caller, cursor).await?;
+    Ok((hold, start))
+}
+
+/// Reads the name of a device.
+pub(crate) fn device(text: Option<&str>) -> Result<DeviceId, Problem> {
+    let refuse = |detail: String| Problem::new(Code::InvalidQuery, detail).at("device");
+    let text = text.ok_or_else(|| refuse("`device` must name this device: its cursor is kept under it".to_owned()))?;
+    DeviceId::parse(text).map_err(|why| refuse(format!("`{}` {}", why.what, why.rule)))
+}
+
+/// Reads an inbox cursor.
+pub(crate) fn cursor(text: Option<&str>) -> Result<Option<Cursor>, Problem> {
+    let parsed = text.filter(|text| !text.is_empty()).map(str::parse::<Cursor>).transpose();
+    parsed.map_err(|why| Problem::new(Code::InvalidCursor, why.to_string()).at("cursor"))
+}
+
+/// A browser says which page connects; that page must be one of ours. Others say nothing and are not asked.
+fn check_origin(headers: &HeaderMap, origins: &[String]) -> Result<(), Problem> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = origin.split_once("://").map(|(_, host)| host);
+    let fine = origins.iter().any(|allowed| allowed == "*" || allowed.trim_end_matches('/') == origin);
+    if fine || (own.is_some() && own == host) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::ForbiddenOrigin, "this page's origin is not among the configured `origins`").at("Origin"))
+}
+
+async fn register(gateway: &Arc<Gateway>, me: Arc<Me>) -> Result<Hold, Problem> {
+    let parts = &gateway.parts;
+    let turn = me.device.as_str().bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(usize::from(b)));
+    let turn = gateway.turns[turn % gateway.turns.len()].lock().await;
+    let handle = Arc::new(Handle::new(me.clone()));
+    let older = match gateway.registry.insert(&handle) {
+        Ok(older) => older,
+        Err(why) => return Err(no_room(gateway, why).await),
+    };
+    let hold = Hold { gateway: gateway.clone(), handle, left: false };
+    let taken = parts.presence.register(&me.user, &parts.node, &me.device, me.session).await?;
+    if let Some(older) = &older {
+        older.order(Order::Supersede);
+    }
+    drop(turn);
+    let elsewhere = taken.replaced.filter(|place| older.is_none_or(|older| older.me.session != place.session));
+    if let Some(place) = elsewhere.filter(|place| place.session != me.session)
+        && let Err(why) = parts.backplane.supersede(&place.node, &me.user, place.session).await
+    {
+        // The older session lapses in presence; its socket ends by its own deadlines.
+        tracing::debug!(user = ?me.user, %why, "the device's older session was not told");
+    }
+    Ok(hold)
+}
+
+async fn no_room(gateway: &Gateway, why: NoRoom) -> Problem {
+    let socket = &gateway.parts.limits.socket;
+    match why {
+        NoRoom::User => {
+            let detail = format!("this user has {} devices connected, which is the most", socket.sessions_per_user);
+            Problem::new(Code::QuotaExceeded, detail).retry_after_ms(30_000)
+        }
+        NoRoom::Node => {
+            let nodes = gateway.parts.presence.nodes().await.unwrap_or_default();
+            let other = nodes.iter().filter(|n| n.node != gateway.parts.node && n.sessions < n.room);
+            let other = other.min_by_key(|n| n.sessions).map_or(String::new(), |n| format!("; try {}", n.address));
+            let detail = format!("this node holds {} sessions, which is the most{other}", socket.sessions);
+            Problem::new(Code::Overloaded, detail).retry_after_ms(5_000)
+        }
+    }
+}
+
+/// From where the session goes on, in each of the user's inboxes.
+async fn start(
+    gateway: &Arc<Gateway>,
+    hold: &Hold,
+    caller: &Caller,
+    client: Option<Cursor>,
+) -> Result<Start, Problem> {
+    let me = hold.handle.me.clone();
+    let inboxes = gateway.inboxes(&me.user);
+    let cursors = gateway.parts.history.cursors(&me.user).await?;
+    let tails = gateway.parts.history.tails(&inboxes).await?;
+    let mut recovered = true;
+    let mut lanes = Vec::with_capacity(inboxes.len());
+    for (inbox, tail) in inboxes.iter().zip(tails) {
+        let mut lane = choose(&me.device, &cursors, client.as_ref(), inbox, tail);
+        if lane.have > tail.position {
+            // Not from this inbox as it is now: the data was restored from an older copy, or the cursor is made up.
+            recovered = false;
+            lane.have = lane.stored.min(tail.position);
+        }
+        if tail.position > lane.have {
+            recovered &= passed(gateway, inbox, tail, &mut lane).await?;
+        }
+        lane.stored = lane.stored.min(lane.have);
+        lanes.push(lane);
+    }
+    let (token_ends, limits) = (gateway.token_ends(caller), gateway.parts.limits.clone());
+    Ok(Start { me, lanes, recovered, token_ends, limits })
+}
+
+/// The client's own cursor counts; without one the device's stored one; a new device starts after what the user's other
+/// devices acknowledged, and passes over what else was delivered already.
+fn choose(
+    device: &DeviceId,
+    cursors: &[(DeviceId, Cursor)],
+    client: Option<&Cursor>,
+    inbox: &Inbox,
+    tail: Tail,
+) -> LaneStart {
+    let partition = inbox.partition;
+    let stored = cursors.iter().find(|(d, _)| d == device).map(|(_, cursor)| cursor.position(partition));
+    let others = cursors.iter().map(|(_, cursor)| cursor.position(partition)).max().unwrap_or(Position::START);
+    let (have, stored, skip_delivered) = match (client, stored) {
+        (Some(client), stored) => (client.position(partition), stored.unwrap_or(others), false),
+        (None, Some(stored)) => (stored, stored, false),
+        (None, None) => (others, others, true),
+    };
+    LaneStart { partition, have, stored, tail: tail.position, skip_delivered }
+}
+
+/// Whether retention left everything after the client's place; else moves the place to where there is something again.
+async fn passed(gateway: &Gateway, inbox: &Inbox, tail: Tail, lane: &mut LaneStart) -> PortResult<bool> {
+    let next = gateway.parts.history.read(inbox, lane.have, 1).await?;
+    if next.passed_by_retention {
+        lane.have = next.entries.first().map_or(tail.position, |(entry, _)| entry.prev);
+        lane.stored = lane.have;
+    }
+    Ok(!next.passed_by_retention)
+}
+
+/// From where a device without a socket goes on (`GET /v1/inbox`): the same choice.
+pub(crate) async fn place(
+    gateway: &Gateway,
+    user: &UserId,
+    device: &DeviceId,
+    client: Option<&Cursor>,
+    inbox: &Inbox,
+) -> PortResult<(LaneStart, bool)> {
+    let cursors = gateway.parts.history.cursors(user).await?;
+    let tails = gateway.parts.history.tails(std::slice::from_ref(inbox)).await?;
+    let tail = tails.first().copied().unwrap_or_default();
+    let mut lane = choose(device, &cursors, client, inbox, tail);
+    let mut recovered = true;
+    if lane.have > tail.position {
+        recovered = false;
+        lane.have = lane.stored.min(tail.position);
+    }
+    if tail.position > lane.have {
+        recovered &= passed(gateway, inbox, tail, &mut lane).await?;
+    }
+    lane.stored = lane.stored.min(lane.have);
+    Ok((lane, recovered))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_other_origins_may_not_connect() {
+        let headers = |pairs: &[(header::HeaderName, &'static str)]| -> HeaderMap {
+            pairs.iter().map(|(name, value)| (name.clone(), http::HeaderValue::from_static(value))).collect()
+        };
+        let table: [(&[(header::HeaderName, &str)], &[&str], bool); 6] = [
+            (&[], &[], true),
+            (&[(header::ORIGIN, "https://a.example"), (header::HOST, "a.example")], &[], true),
+            (&[(header::ORIGIN, "https://evil.example"), (header::HOST, "a.example")], &[], false),
+            (&[(header::ORIGIN, "https://app.example")], &["https://app.example"], true),
+            (&[(header::ORIGIN, "https://app.example.evil")], &["https://app.example"], false),
+            (&[(header::ORIGIN, "null")], &["*"], true),
+        ];
+        for (pairs, origins, fine) in table {
+            let origins: Vec<String> = origins.iter().map(|o| (*o).to_owned()).collect();
+            assert_eq!(check_origin(&headers(pairs), &origins).is_ok(), fine, "{pairs:?} {origins:?}");
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! Who is calling: signed tokens (JWT) and API keys become a [`Caller`], or a refusal.
+//!
+//! The algorithm is fixed by configuration and a token's header never chooses it; `exp` is required. A verified token is
+//! remembered until it ends (a bounded number of them), so that a stream of requests pays for one signature.
+
+use std::{path::PathBuf, sync::Arc};
+
+use aws_lc_rs::{constant_time, digest};
+use http::{HeaderMap, header};
+use jsonwebtoken::{
+    DecodingKey, EncodingKey, Header, Validation,
+    errors::ErrorKind,
+    jwk::{AlgorithmParameters, JwkSet, KeyAlgorithm, PublicKeyUse},
+};
+use parking_lot::RwLock;
+use schemas::{Clock, Code, Name, Party, Phone, Problem, Sender, Tenant, Timestamp, UserId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// How far a token's times and our clock may differ, ms: clocks kept by NTP differ by much less.
+const LEEWAY_MS: u64 = 5_000;
+/// The longest token looked at, bytes: as long as common servers let one header line be.
+const TOKEN_BYTES: usize = 8 * 1024;
+/// The shortest secret for HS256, bytes (RFC 7518 §3.2: as long as the hash).
+const SECRET_BYTES: usize = 32;
+/// Keys of one JWKS file that are tried for a token that names none.
+const MAX_KEYS: usize = 64;
+
+/// Who is calling, and what for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The business it belongs to or acts for.
+    pub tenant: Tenant,
+    /// Which of its people or keys.
+    pub who: Who,
+    /// What it may do.
+    pub can: Permissions,
+    /// When its token ends; an API key does not.
+    pub expires_at: Option<Timestamp>,
+    /// Whether the person was verified (R1.9).
+    pub verified: bool,
+}
+
+impl Caller {
+    /// The user whose inbox this caller may read, where it is a person.
+    pub fn user(&self) -> Option<UserId> {
+        let party = match &self.who {
+            Who::Business(name) => Party::Business(name.clone()),
+            Who::Mobile(phone) => Party::Mobile(*phone),
+            Who::Server | Who::Admin => return None,
+        };
+        Some(UserId { tenant: self.tenant.clone(), party })
+    }
+
+    /// As the sender of a message; an administrator sends none.
+    pub fn sender(&self) -> Option<Sender> {
+        match &self.who {
+            Who::Server => Some(Sender::Server),
+            Who::Business(name) => Some(Sender::User(Party::Business(name.clone()))),
+            Who::Mobile(phone) => Some(Sender::User(Party::Mobile(*phone))),
+            Who::Admin => None,
+        }
+    }
+
+    /// Whether it acts for the business.
+    pub fn is_business(&self) -> bool {
+        matches!(self.who, Who::Server | Who::Business(_))
+    }
+
+    /// Whether it has ended at `now`.
+    pub fn has_ended(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|end| now >= end.plus_ms(LEEWAY_MS))
+    }
+}
+
+/// One of a tenant's people or keys. Its text form is a token's `sub`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// The business's own server. `server`.
+    Server,
+    /// A business user. `business:sara`.
+    Business(Name),
+    /// A mobile user. `+962790000001`.
+    Mobile(Phone),
+    /// An administrator. `admin`.
+    Admin,
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Server => f.write_str("server"),
+            Self::Business(name) => write!(f, "business:{name}"),
+            Self::Mobile(phone) => phone.fmt(f),
+            Self::Admin => f.write_str("admin"),
+        }
+    }
+}
+
+impl std::str::FromStr for Who {
+    type Err = schemas::ids::BadName;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "server" => Ok(Self::Server),
+            "admin" => Ok(Self::Admin),
+            _ => Ok(match text.parse::<Party>()? {
+                Party::Mobile(phone) => Self::Mobile(phone),
+                Party::Business(name) => Self::Business(name),
+            }),
+        }
+    }
+}
+
+/// What a caller may do. In tokens and configuration a list of words: `["send", "chat"]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permissions {
+    /// One-way messages (R1.10).
+    pub send: bool,
+    /// Conversations (R1.9).
+    pub chat: bool,
+    /// Broadcasts (R1.10).
+    pub broadcast: bool,
+    /// The admin API.
+    pub admin: bool,
+}
+
+impl Permissions {
+    /// The words, in the order of the fields.
+    pub const WORDS: [&'static str; 4] = ["send", "chat", "broadcast", "admin"];
+
+    /// Reads a list of words; the first unknown one is the error.
+    pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let mut can = Self::default();
+        for word in words {
+            match word {
+                "send" => can.send = true,
+                "chat" => can.chat = true,
+                "broadcast" => can.broadcast = true,
+                "admin" => can.admin = true,
+                _ => return Err(format!("`{word}` is not a permission: there are {}", Self::WORDS.join(", "))),
+            }
+        }
+        Ok(can)
+    }
+
+    /// The words it holds.
+    pub fn words(self) -> Vec<&'static str> {
+        let has = [self.send, self.chat, self.broadcast, self.admin];
+        Self::WORDS.into_iter().zip(has).filter_map(|(word, has)| has.then_some(word)).collect()
+    }
+}
+
+impl Serialize for Permissions {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.words().serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Permissions {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let words = Vec::<String>::deserialize(d)?;
+        Self::parse(words.iter().map(String::as_str)).map_err(de::Error::custom)
+    }
+}
+
+/// How tokens are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// A shared secret.
+    HS256,
+    /// RSA, keys from a JWKS file.
+    RS256,
+    /// ECDSA P-256, keys from a JWKS file.
+    ES256,
+    /// Ed25519, keys from a JWKS file.
+    EdDSA,
+}
+
+impl Algorithm {
+    fn of_library(self) -> jsonwebtoken::Algorithm {
+        match self {
+            Self::HS256 => jsonwebtoken::Algorithm::HS256,
+            Self::RS256 => jsonwebtoken::Algorithm::RS256,
+            Self::ES256 => jsonwebtoken::Algorithm::ES256,
+            Self::EdDSA => jsonwebtoken::Algorithm::EdDSA,
+        }
+    }
+}
+
+/// A server key: only its hash is configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// SHA-256 of the key, in hexadecimal.
+    pub sha256: String,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// What it may do.
+    pub can: Permissions,
+}
+
+/// How callers are told apart.
+#[derive(Clone)]
+pub struct AuthSettings {
+    /// The one algorithm of tokens.
+    pub algorithm: Algorithm,
+    /// The secret of `HS256`.
+    pub secret: Option<Vec<u8>>,
+    /// The JWKS file of the others.
+    pub jwks: Option<PathBuf>,
+    /// The `iss` a token must have.
+    pub issuer: Option<String>,
+    /// The `aud` a token must have.
+    pub audience: Option<String>,
+    /// Server keys.
+    pub api_keys: Vec<ApiKey>,
+}
+
+/// Why the settings cannot be used, or a token not be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadAuth(pub String);
+
+impl std::fmt::Display for BadAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadAuth {}
+
+/// Tells who is calling.
+pub struct Auth {
+    algorithm: Algorithm,
+    validation: Validation,
+    jwks: Option<PathBuf>,
+    /// Read at every new token and written by [`Auth::reload`] alone.
+    keys: RwLock<Vec<(Option<String>, DecodingKey)>>,
+    api_keys: Vec<([u8; 32], Arc<Caller>)>,
+    /// By the token itself: a hash that could be met by another token would hand over its caller.
+    remembered: moka::sync::Cache<Box<str>, Arc<Caller>>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a token says. Unknown claims are ignored.
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    sub: String,
+    tenant: String,
+    #[serde(default)]
+    can: Vec<String>,
+    #[serde(default)]
+    verified: bool,
+    exp: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nbf: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    iat: Option<f64>,
+}
+
+impl Auth {
+    /// Checks the settings and reads the keys.
+    pub fn new(settings: AuthSettings, clock: Arc<dyn Clock>) -> Result<Self, BadAuth> {
+        Self::with_limits(settings, clock, &schemas::limits::DoorLimits::default())
+    }
+
+    /// The same with other bounds than the default ones.
+    pub fn with_limits(
+        settings: AuthSettings,
+        clock: Arc<dyn Clock>,
+        limits: &schemas::limits::DoorLimits,
+    ) -> Result<Self, BadAuth> {
+        let AuthSettings { algorithm, secret, jwks, issuer, audience, api_keys } = settings;
+        let keys = match (algorithm, &secret, &jwks) {
+            (Algorithm::HS256, Some(secret), _) if secret.len() >= SECRET_BYTES => {
+                vec![(None, DecodingKey::from_secret(secret))]
+            }
+            (Algorithm::HS256, ..) => {
+                return Err(BadAuth(format!("HS256 needs a secret of at least {SECRET_BYTES} bytes: set `auth.secret`")));
+            }
+            (_, _, Some(path)) => read_jwks(path, algorithm)?,
+            _ => {
+                return Err(BadAuth(format!("{algorithm:?} needs the provider's public keys: set `auth.jwks` to a file")));
+            }
+        };
+        let mut validation = Validation::new(algorithm.of_library());
+        // Times are judged here, by the clock that was given; the library would ask the machine.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        let mut required = vec!["exp"];
+        if let Some(issuer) = &issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        if let Some(audience) = &audience {
+            validation.set_audience(&[audience]);
+            required.push("aud");
+        }
+        validation.set_required_spec_claims(&required);
+        let api_keys = api_keys.iter().map(hashed).collect::<Result<_, _>>()?;
+        let remembered = moka::sync::Cache::builder()
+            .max_capacity(limits.known_tokens)
+            .eviction_policy(moka::policy::EvictionPolicy::lru())
+            .build();
+        Ok(Self { algorithm, validation, jwks, keys: RwLock::new(keys), api_keys, remembered, clock })
+    }
+
+    /// Reads the JWKS file again, when the provider has changed its keys. On an error the old ones stay.
+    pub fn reload(&self) -> Result<(), BadAuth> {
+        if let Some(path) = &self.jwks
+            && self.algorithm != Algorithm::HS256
+        {
+            *self.keys.write() = read_jwks(path, self.algorithm)?;
+            self.remembered.invalidate_all();
+        }
+        Ok(())
+    }
+
+    /// Who holds this token or API key.
+    pub fn verify(&self, token: &str) -> Result<Arc<Caller>, Problem> {
+        let now = self.clock.wall();
+        if let Some(caller) = self.remembered.get(token) {
+            if caller.has_ended(now) {
+                self.remembered.invalidate(token);
+                return Err(ended(&caller));
+            }
+            return Ok(caller);
+        }
+        if token.len() > TOKEN_BYTES {
+            return Err(unauthenticated(format!("the token is longer than {TOKEN_BYTES} bytes")));
+        }
+        let caller = match token.bytes().filter(|b| *b == b'.').count() {
+            2 => self.verify_signed(token, now)?,
+            _ => self.verify_key(token)?,
+        };
+        self.remembered.insert(token.into(), caller.clone());
+        Ok(caller)
+    }
+
+    fn verify_key(&self, key: &str) -> Result<Arc<Caller>, Problem> {
+        let hash = digest::digest(&digest::SHA256, key.as_bytes());
+        let mut found = None;
+        // All are compared, each in constant time, so that the time tells nothing about which one was nearly met.
+        for (known, caller) in &self.api_keys {
+            if constant_time::verify_slices_are_equal(known, hash.as_ref()).is_ok() {
+                found = Some(caller);
+            }
+        }
+        found.cloned().ok_or_else(|| unauthenticated("this is neither a signed token nor a known API key"))
+    }
+
+    fn verify_signed(&self, token: &str, now: Timestamp) -> Result<Arc<Caller>, Problem> {
+        let claims = self.claims(token).map_err(|kind| refused(&kind))?;
+        let ms = |seconds: f64| Timestamp((seconds * 1000.0) as i64);
+        let bad = |claim: &str, why: &dyn std::fmt::Display| unauthenticated(format!("the token's `{claim}` {why}"));
+        if claims.nbf.is_some_and(|from| ms(from) > now.plus_ms(LEEWAY_MS)) {
+            return Err(bad("nbf", &"is still to come"));
+        }
+        let who = claims.sub.parse::<Who>().map_err(|why| bad("sub", &why))?;
+        let tenant = Tenant::parse(&claims.tenant).map_err(|why| bad("tenant", &why))?;
+        // A permission that this release does not know gives nothing: the provider may know more services than this one.
+        let known = claims.can.iter().map(String::as_str).filter(|word| Permissions::WORDS.contains(word));
+        let mut can = Permissions::parse(known).unwrap_or_default();
+        can.admin |= who == Who::Admin;
+        let caller = Caller { tenant, who, can, expires_at: Some(ms(claims.exp)), verified: claims.verified };
+        if caller.has_ended(now) { Err(ended(&caller)) } else { Ok(Arc::new(caller)) }
+    }
+
+    fn claims(&self, token: &str) -> Result<Claims, ErrorKind> {
+        let keys = self.keys.read();
+        // The header only says which of the keys to try; the algorithm it names must be the configured one.
+        let named = match keys.as_slice() {
+            [(None, _)] => None,
+            _ => jsonwebtoken::decode_header(token).map_err(|why| why.into_kind())?.kid,
+        };
+        let mut last = ErrorKind::InvalidSignature;
+        for (id, key) in keys.iter() {
+            if named.is_some() && id.is_some() && named != *id {
+                continue;
+            }
+            match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
+                Ok(data) => return Ok(data.claims),
+                Err(why) => last = why.into_kind(),
+            }
+            if !matches!(last, ErrorKind::InvalidSignature) {
+                break;
+            }
+        }
+        Err(last)
+    }
+}
+
+fn hashed(key: &ApiKey) -> Result<([u8; 32], Arc<Caller>), BadAuth> {
+    let bad = || BadAuth(format!("the API key of tenant {} must be given as 64 hexadecimal digits of SHA-256", key.tenant));
+    let text = key.sha256.as_bytes();
+    if text.len() != 64 || !text.iter().all(u8::is_ascii_hexdigit) {
+        return Err(bad());
+    }
+    let mut hash = [0; 32];
+    for (byte, pair) in hash.iter_mut().zip(key.sha256.as_bytes().chunks_exact(2)) {
+        let pair = std::str::from_utf8(pair).map_err(|_| bad())?;
+        *byte = u8::from_str_radix(pair, 16).map_err(|_| bad())?;
+    }
+    let caller =
+        Caller { tenant: key.tenant.clone(), who: Who::Server, can: key.can, expires_at: None, verified: true };
+    Ok((hash, Arc::new(caller)))
+}
+
+fn read_jwks(path: &std::path::Path, algorithm: Algorithm) -> Result<Vec<(Option<String>, DecodingKey)>, BadAuth> {
+    let shown = path.display();
+    let text = std::fs::read(path).map_err(|why| BadAuth(format!("the JWKS file {shown} cannot be read: {why}")))?;
+    let set: JwkSet = serde_json::from_slice(&text)
+        .map_err(|why| BadAuth(format!("the JWKS file {shown} is not a JWK set: {why}")))?;
+    let fits = |jwk: &&jsonwebtoken::jwk::Jwk| {
+        let named = match (algorithm, jwk.common.key_algorithm) {
+            (_, None) => true,
+            (Algorithm::RS256, Some(a)) => a == KeyAlgorithm::RS256,
+            (Algorithm::ES256, Some(a)) => a == KeyAlgorithm::ES256,
+            (Algorithm::EdDSA, Some(a)) => a == KeyAlgorithm::EdDSA,
+            (Algorithm::HS256, _) => false,
+        };
+        let shaped = matches!(
+            (algorithm, &jwk.algorithm),
+            (Algorithm::RS256, AlgorithmParameters::RSA(_))
+                | (Algorithm::ES256, AlgorithmParameters::EllipticCurve(_))
+                | (Algorithm::EdDSA, AlgorithmParameters::OctetKeyPair(_))
+        );
+        let signs = !matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption));
+        named && shaped && signs
+    };
+    let mut keys = Vec::new();
+    for jwk in set.keys.iter().filter(fits).take(MAX_KEYS) {
+        let key = DecodingKey::from_jwk(jwk)
+            .map_err(|why| BadAuth(format!("a key of the JWKS file {shown} cannot be used: {why}")))?;
+        keys.push((jwk.common.key_id.clone(), key));
+    }
+    if keys.is_empty() {
+        return Err(BadAuth(format!("the JWKS file {shown} holds no key for {algorithm:?}")));
+    }
+    Ok(keys)
+}
+
+fn unauthenticated(detail: impl Into<String>) -> Problem {
+    Problem::new(Code::Unauthenticated, detail).at("Authorization")
+}
+
+fn ended(caller: &Caller) -> Problem {
+    let when = caller.expires_at.unwrap_or_default();
+    Problem::new(Code::TokenExpired, format!("the token ended at {when}: get a new one")).at("Authorization")
+}
+
+fn refused(kind: &ErrorKind) -> Problem {
+    let why = match kind {
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
+            "the token is signed with another algorithm than the configured one".to_owned()
+        }
+        ErrorKind::InvalidSignature => "the token's signature is not by a known key".to_owned(),
+        ErrorKind::InvalidIssuer => "the token's `iss` is not the configured one".to_owned(),
+        ErrorKind::InvalidAudience => "the token's `aud` is not the configured one".to_owned(),
+        ErrorKind::MissingRequiredClaim(claim) => format!("the token lacks `{claim}`"),
+        ErrorKind::Json(why) => format!("the token's claims cannot be read: {why}"),
+        _ => "the token is not a signed JWT".to_owned(),
+    };
+    unauthenticated(why)
+}
+
+/// What a new token is to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToken {
+    /// The business.
+    pub tenant: Tenant,
+    /// Which of its people or keys.
+    pub who: Who,
+    /// What it may do.
+    pub can: Permissions,
+    /// How long it holds, ms; at least a second.
+    pub ttl_ms: u64,
+}
+
+/// Makes a token with a shared secret (HS256), for `esh3ar token`: a newcomer needs no identity provider.
+pub fn mint(secret: &[u8], claims: &NewToken, now: Timestamp) -> Result<String, BadAuth> {
+    if secret.len() < SECRET_BYTES {
+        return Err(BadAuth(format!("the secret must have at least {SECRET_BYTES} bytes")));
+    }
+    // Whole seconds, as most readers of JWT expect.
+    let seconds = |t: Timestamp| (t.0 as f64 / 1000.0).floor();
+    #[derive(Serialize)]
+    struct Minted<'a> {
+        sub: String,
+        tenant: &'a Tenant,
+        can: Permissions,
+        verified: bool,
+        iat: i64,
+        exp: i64,
+    }
+    let minted = Minted {
+        sub: claims.who.to_string(),
+        tenant: &claims.tenant,
+        can: claims.can,
+        verified: true,
+        iat: seconds(now) as i64,
+        exp: seconds(now.plus_ms(claims.ttl_ms.max(1_000))) as i64,
+    };
+    jsonwebtoken::encode(&Header::new(jsonwebtoken::Algorithm::HS256), &minted, &EncodingKey::from_secret(secret))
+        .map_err(|why| BadAuth(format!("the token cannot be signed: {why}")))
+}
+
+/// The token of a request: `Authorization: Bearer …`, or an API key in `X-Api-Key`.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let given = match headers.get(header::AUTHORIZATION) {
+        Some(value) => {
+            let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(token)?
+        }
+        None => headers.get("x-api-key")?.to_str().ok()?,
+    };
+    let given = given.trim();
+    (!given.is_empty()).then_some(given)
+}

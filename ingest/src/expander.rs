@@ -1,0 +1,160 @@
+//! Turns stored broadcasts into messages, little by little, while their lane has free room (rule 13).
+//!
+//! Each message's id follows from the broadcast and the recipient, and all its bytes from what was stored, so that a chunk that
+//! was appended and not yet noted is appended again after a crash and recognised by the pipeline: nobody is sent two.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use schemas::{
+    Draft, Phone, Priority, Problem, UserId,
+    draft::{Admission, Shared},
+    port::{Broadcast, BroadcastState, PortResult},
+    record,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{door::Door, text};
+
+/// Recipients appended at once: what one commit group holds well.
+const CHUNK: u64 = 500;
+/// How often stored broadcasts are looked for without being told: those that another process took in.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long to wait after a fault of the log or of history.
+const AFTER_FAULT: Duration = Duration::from_secs(1);
+
+/// Expands until told to stop. Holds the door only while it works, so that it does not keep it.
+pub(crate) async fn run(door: Weak<Door>, stop: CancellationToken) {
+    loop {
+        let Some(now) = door.upgrade() else { return };
+        let pause = tokio::select! {
+            () = stop.cancelled() => return,
+            step = step(&now) => match step {
+                Ok(Step::Went) => continue,
+                Ok(Step::NoRoom) => Pause::UntilRoom,
+                Ok(Step::Nothing) => Pause::UntilTold,
+                Err(why) => {
+                    tracing::warn!(%why, "broadcasts cannot be expanded now");
+                    Pause::AfterFault
+                }
+            },
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = pause.wait(&now) => {}
+        }
+    }
+}
+
+enum Pause {
+    UntilRoom,
+    UntilTold,
+    AfterFault,
+}
+
+impl Pause {
+    async fn wait(&self, door: &Door) {
+        match self {
+            Self::UntilRoom => door.asked.notified().await,
+            Self::UntilTold => {
+                let _ = tokio::time::timeout(LOOK_EVERY, door.broadcast_begun.notified()).await;
+            }
+            Self::AfterFault => tokio::time::sleep(AFTER_FAULT).await,
+        }
+    }
+}
+
+enum Step {
+    /// Something was appended.
+    Went,
+    /// There are broadcasts and their lanes have no room.
+    NoRoom,
+    /// There are no broadcasts.
+    Nothing,
+}
+
+/// A chunk of every running broadcast whose lane has room: a short one is not kept waiting by a long one.
+async fn step(door: &Door) -> PortResult<Step> {
+    let running = door.parts.history.running().await?;
+    let mut step = if running.is_empty() { Step::Nothing } else { Step::NoRoom };
+    for broadcast in running {
+        if expand(door, &broadcast).await? {
+            step = Step::Went;
+        }
+    }
+    Ok(step)
+}
+
+/// One chunk. `false` when there was no room.
+async fn expand(door: &Door, broadcast: &Broadcast) -> PortResult<bool> {
+    let history = &door.parts.history;
+    let draft = match broadcast.asked.draft() {
+        Ok(draft) => draft,
+        Err(problem) => return give_up(door, broadcast, &problem).await,
+    };
+    let lane = draft.priority.unwrap_or(Priority::Low);
+    let room = door.lanes.free(lane).min(CHUNK);
+    if room == 0 {
+        return Ok(false);
+    }
+    let phones = history.recipients(broadcast.id, broadcast.expanded, room as usize).await?;
+    let records = match records(door, broadcast, &draft, &phones) {
+        Ok(records) => records,
+        Err(problem) => return give_up(door, broadcast, &problem).await,
+    };
+    let tenant = &broadcast.asked.tenant;
+    door.lanes.add(lane, tenant, records.len() as u64);
+    let outcomes = door.parts.log.append(records).await;
+    // Progress is a count: it stops at the first that is not certain, and those after it are appended again.
+    let went = outcomes.iter().take_while(|outcome| outcome.is_ok()).count() as u64;
+    let expanded = broadcast.expanded + went;
+    let done = expanded >= broadcast.recipients || phones.is_empty();
+    let state = if done { BroadcastState::Done } else { BroadcastState::Running };
+    if went > 0 || done {
+        let tenant = tenant.to_string();
+        metrics::counter!("esh3ar_accepted_total", "lane" => lane.word(), "tenant" => tenant).increment(went);
+        history.progress(broadcast.id, expanded, state).await?;
+    }
+    match outcomes.into_iter().find_map(Result::err) {
+        Some(why) => Err(why),
+        None => Ok(true),
+    }
+}
+
+/// What was checked when it was accepted cannot be read now: nothing more is sent, and its sender sees it cancelled.
+async fn give_up(door: &Door, broadcast: &Broadcast, problem: &Problem) -> PortResult<bool> {
+    tracing::error!(broadcast = %broadcast.id, %problem, "a stored broadcast cannot be read; it is cancelled");
+    door.parts.history.progress(broadcast.id, broadcast.expanded, BroadcastState::Cancelled).await?;
+    Ok(true)
+}
+
+fn records(
+    door: &Door,
+    broadcast: &Broadcast,
+    draft: &Draft,
+    phones: &[Phone],
+) -> Result<Vec<schemas::port::Append>, Problem> {
+    let asked = &broadcast.asked;
+    let at = Admission {
+        tenant: &asked.tenant,
+        from: &asked.from,
+        header_key: None,
+        broadcast: Some(broadcast.id),
+        trace: asked.trace.as_deref(),
+        default_priority: Priority::Low,
+        // As of its acceptance: what was good then is good, and what has expired since the pipeline says.
+        now: asked.accepted_at,
+        limits: &door.parts.limits.message,
+        phone: &Phone::parse,
+        clean: &text::clean,
+    };
+    let shared: Shared = draft.shared(&at)?;
+    let partitions = door.parts.log.partitions();
+    let append = |phone: &Phone| {
+        let to = UserId::mobile(asked.tenant.clone(), *phone);
+        shared.for_recipient(&at, to).map(|message| record::accepted(&message, partitions))
+    };
+    phones.iter().map(append).collect()
+}

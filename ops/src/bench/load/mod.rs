@@ -1,0 +1,29 @@
+//! The load generator: as cheap as it can be, because it shares the machine with what it measures.
+
+mod http;
+mod phones;
+
+pub(crate) use http::{Conn, batch, count_accepted};
+pub(crate) use phones::{Phones, Watch};
+
+/// The phone number of the `n`th user.
+pub(crate) fn number(n: usize) -> String {
+    format!("+96279{n:07}")
+}
+
+/// A content of about `bytes` bytes that starts with the microsecond at which it was meant to be sent, and does not compress.
+pub(crate) fn content(micros: u64, bytes: usize, seed: u64) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = format!("{micros:016} ");
+    let mut state = micros ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while text.len() < bytes {
+        // xorshift64: no two messages alike, and nothing for a compressor to find.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        for shift in (0..60).step_by(6).take(bytes - text.len()) {
+            text.push(char::from(LETTERS[(state >> shift) as usize & 63]));
+        }
+    }
+    text
+}

@@ -1,0 +1,165 @@
+//! What stands in a data folder beside the store: the signing key, made on first start, and the addresses of the server that
+//! runs on it, by which clients of the same folder find it.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use rand::TryRngCore;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Failure;
+
+/// Where a running server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// HOST:PORT of the public listener.
+    pub listen: String,
+    /// HOST:PORT of the administrators' listener.
+    pub admin: String,
+    /// The server's process.
+    pub pid: u32,
+}
+
+/// The signing key's file.
+pub fn key_path(data: &Path) -> PathBuf {
+    data.join("signing.key")
+}
+
+fn endpoint_path(data: &Path) -> PathBuf {
+    data.join("endpoint.json")
+}
+
+/// Makes the data folder where there is none, and checks that it can be written to.
+pub fn prepare(data: &Path) -> Result<(), Failure> {
+    let cannot = |why: &std::io::Error| {
+        let hint = match why.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                "this user may not write there: choose another with --data, or change its permissions"
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "the disk is full: free some space",
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "it is not a folder: choose another with --data",
+            _ => "choose another with --data",
+        };
+        Failure::unreachable(format!("the data folder {} cannot be used ({why}); {hint}", data.display()))
+    };
+    std::fs::create_dir_all(data).map_err(|why| cannot(&why))?;
+    let probe = data.join(".writable");
+    File::create(&probe).map_err(|why| cannot(&why))?;
+    std::fs::remove_file(&probe).map_err(|why| cannot(&why))
+}
+
+/// Reads the signing key; `None` where there is none yet.
+pub fn read_key(data: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    let path = key_path(data);
+    match std::fs::read(&path) {
+        Ok(key) if key.len() >= 32 => Ok(Some(key)),
+        Ok(_) => Err(Failure::unreachable(format!(
+            "{} is too short to be a signing key: bring back the right one, or remove it and every token with it",
+            path.display()
+        ))),
+        Err(why) if why.kind() == ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(Failure::unreachable(format!("the signing key {} cannot be read: {why}", path.display()))),
+    }
+}
+
+/// Reads the signing key, or makes one that its owner alone can read. The bytes of the file are the HS256 secret.
+pub fn key(data: &Path) -> Result<Vec<u8>, Failure> {
+    if let Some(key) = read_key(data)? {
+        return Ok(key);
+    }
+    let path = key_path(data);
+    let cannot =
+        |why: &dyn std::fmt::Display| Failure::unreachable(format!("the signing key {} cannot be made: {why}", path.display()));
+    let mut random = [0; 32];
+    rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(|why| cannot(&why))?;
+    let key = URL_SAFE_NO_PAD.encode(random).into_bytes();
+    // Under another name first: a crash in between leaves no half of a key.
+    let fresh = data.join("signing.key.new");
+    let _ = std::fs::remove_file(&fresh);
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).map_err(|why| cannot(&why))?;
+    file.write_all(&key).and_then(|()| file.sync_all()).map_err(|why| cannot(&why))?;
+    std::fs::rename(&fresh, &path).and_then(|()| File::open(data)?.sync_all()).map_err(|why| cannot(&why))?;
+    Ok(key)
+}
+
+/// Leaves word where the server listens. Not being able to costs convenience only.
+pub fn write_endpoint(data: &Path, endpoint: &Endpoint) {
+    let write = || {
+        let fresh = data.join("endpoint.json.new");
+        std::fs::write(&fresh, serde_json::to_vec(endpoint)?)?;
+        std::fs::rename(&fresh, endpoint_path(data))
+    };
+    if let Err(why) = write() {
+        tracing::warn!(%why, "endpoint.json could not be written; clients need --url");
+    }
+}
+
+/// Where the server of a folder listens, as it said when it started.
+pub fn read_endpoint(data: &Path) -> Option<Endpoint> {
+    serde_json::from_slice(&std::fs::read(endpoint_path(data)).ok()?).ok()
+}
+
+/// Takes the word back.
+pub fn remove_endpoint(data: &Path) {
+    let _ = std::fs::remove_file(endpoint_path(data));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    struct Folder(PathBuf);
+    impl Folder {
+        fn new() -> Self {
+            Self(std::env::temp_dir().join(format!("esh3ar-folder-{}", uuid::Uuid::new_v4())))
+        }
+    }
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_signing_key_is_made_once_and_is_its_owner_s_alone() {
+        let folder = Folder::new();
+        prepare(&folder.0).unwrap();
+        assert_eq!(read_key(&folder.0).unwrap(), None);
+        let made = key(&folder.0).unwrap();
+        assert_eq!((made.len(), key(&folder.0).unwrap()), (43, made.clone()));
+        assert_eq!(std::fs::read(key_path(&folder.0)).unwrap(), made, "the file's bytes are the secret");
+        let mode = std::fs::metadata(key_path(&folder.0)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(key_path(&folder.0), b"short").unwrap();
+        assert!(key(&folder.0).unwrap_err().sentence.contains("too short"));
+    }
+
+    #[test]
+    fn an_endpoint_reads_back_and_goes() {
+        let folder = Folder::new();
+        prepare(&folder.0).unwrap();
+        assert_eq!(read_endpoint(&folder.0), None);
+        let endpoint = Endpoint { listen: "127.0.0.1:1".into(), admin: "127.0.0.1:2".into(), pid: 3 };
+        write_endpoint(&folder.0, &endpoint);
+        assert_eq!(read_endpoint(&folder.0), Some(endpoint));
+        remove_endpoint(&folder.0);
+        assert_eq!(read_endpoint(&folder.0), None);
+    }
+
+    #[test]
+    fn a_file_in_the_folder_s_place_is_refused_in_a_sentence() {
+        let folder = Folder::new();
+        std::fs::write(&folder.0, b"x").unwrap();
+        let said = prepare(&folder.0).unwrap_err();
+        assert_eq!(said.exit, crate::exit::Exit::Unreachable);
+        assert!(said.sentence.contains("--data"), "{said}");
+        std::fs::remove_file(&folder.0).unwrap();
+    }
+}

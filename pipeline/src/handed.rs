@@ -1,0 +1,75 @@
+//! What was given to dispatch and is not yet known to be sent, and what its sender took back: the two sides of a cancel
+//! (rule 9). Shared by the flow and the settler of one instance; whoever comes first wins, and the other is told.
+//!
+//! Bounded in number and time: an id that dispatch was given is held until its `Sent` fact is read or for [`Handed::KEEP_MS`].
+
+use parking_lot::Mutex;
+use schemas::{MessageId, Millis};
+
+use crate::ages::Ages;
+
+/// Ids on their way to a socket, and ids taken back.
+pub struct Handed(Mutex<Sides>);
+
+struct Sides {
+    handed: Ages<MessageId, ()>,
+    withdrawn: Ages<MessageId, ()>,
+}
+
+impl Handed {
+    /// How long an id is held, ms: a delivery has met its deadline and its facts were read long before.
+    pub const KEEP_MS: u64 = 60_000;
+
+    /// Holds at most so many ids of each side.
+    pub fn new(most: usize) -> Self {
+        let ages = || Ages::new(most, Self::KEEP_MS);
+        Self(Mutex::new(Sides { handed: ages(), withdrawn: ages() }))
+    }
+
+    /// The flow is about to give it to dispatch. False: it was withdrawn, and must not be given.
+    pub fn hand(&self, id: MessageId, now: Millis) -> bool {
+        let sides = &mut *self.0.lock();
+        sides.withdrawn.at(now);
+        sides.handed.at(now);
+        let free = sides.withdrawn.get(&id).is_none();
+        if free {
+            sides.handed.insert(id, (), now);
+        }
+        free
+    }
+
+    /// Its sender takes it back. False: it was handed already, and it is too late.
+    pub fn withdraw(&self, id: MessageId, now: Millis) -> bool {
+        let sides = &mut *self.0.lock();
+        sides.withdrawn.at(now);
+        sides.handed.at(now);
+        let free = sides.handed.get(&id).is_none();
+        if free {
+            sides.withdrawn.insert(id, (), now);
+        }
+        free
+    }
+
+    /// What became of it is known (it was sent, or nobody was there): it need not be held any more.
+    pub fn sent(&self, id: MessageId) {
+        self.0.lock().handed.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::Timestamp;
+
+    #[test]
+    fn whoever_comes_first_wins() {
+        let handed = Handed::new(100);
+        let (a, b) = (MessageId::fresh(Timestamp(1)), MessageId::fresh(Timestamp(1)));
+        assert!(handed.hand(a, Millis(1)) && !handed.withdraw(a, Millis(2)));
+        assert!(handed.withdraw(b, Millis(1)) && !handed.hand(b, Millis(2)));
+        handed.sent(a);
+        assert!(handed.withdraw(a, Millis(3)), "parked again: it may be taken back");
+        assert!(!handed.hand(a, Millis(4)));
+        assert!(handed.hand(b, Millis(1 + 2 * Handed::KEEP_MS)), "forgotten in time");
+    }
+}

@@ -1,0 +1,301 @@
+//! Settle: what happened to messages becomes their status, and what follows from it is set going.
+//!
+//! One task an instance reads facts from `outcomes`, merges them into history one call at a time, tells business senders of
+//! changes, watches over acknowledgements ([`crate::watch`]), decides on cancellations (rule 9) and appends the facts that
+//! follow, which come back here like any other. Promises that the facts of an id are merged in the order of the log, and
+//! that [`SettlerHandle::done`] names an offset only when everything that follows from the facts before it is durable.
+//! Facts that come while a call is under way wait for the next one, so that sent and delivered of one message fold into one
+//! write. Leaves reading and committing to who owns the consumer, and the due-table to [`crate::sweep`], which it starts.
+
+mod missed;
+mod repeat;
+mod worker;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use schemas::{
+    Clock, Epoch, Fact, Limits, Offset, Partition, Timestamp, Topic, TopicPartition, What,
+    port::{Dispatch, History, Log, Placed, Record},
+    tier::Attempt,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{handed::Handed, item::DueItem, sweep};
+
+pub(crate) use repeat::{Stopped, append, until_done};
+use worker::Worker;
+
+/// Record batches that wait for the settler: a few fetches, so that the next is there when a call ends. A bound on memory:
+/// each is at most one fetch.
+const WAITING_BATCHES: usize = 16;
+
+/// What a settler works with.
+pub struct SettlerParts {
+    /// Where facts are read and appended.
+    pub log: Arc<dyn Log>,
+    /// Where they are merged.
+    pub history: Arc<dyn History>,
+    /// Who tells senders and administrators.
+    pub dispatch: Arc<dyn Dispatch>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The bounds.
+    pub limits: Arc<Limits>,
+    /// What this instance has given to dispatch: decides whether a message can still be taken back.
+    pub handed: Arc<Handed>,
+    /// Where scheduled messages go when they are due.
+    pub feed: mpsc::Sender<Vec<DueItem>>,
+}
+
+/// Starts settlers.
+pub struct Settler;
+
+/// What the settler is asked, in the order in which it is asked.
+enum Order {
+    Assign(Vec<Partition>, oneshot::Sender<()>),
+    Revoke(Vec<Partition>, oneshot::Sender<()>),
+    Records(Vec<Record>),
+    Stop,
+}
+
+/// What the handle and the tasks share.
+#[derive(Default)]
+struct Shared {
+    owned: Mutex<BTreeSet<Partition>>,
+    moved: Mutex<BTreeMap<Partition, Offset>>,
+    armed: AtomicU64,
+    parked: AtomicU64,
+}
+
+/// A running settler.
+pub struct SettlerHandle {
+    orders: mpsc::Sender<Order>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    drain_ms: u64,
+}
+
+impl Settler {
+    /// Starts the tasks of one instance: this settler and its sweep. They end with [`SettlerHandle::stop`].
+    pub fn start(parts: SettlerParts, runtime: &tokio::runtime::Handle) -> SettlerHandle {
+        let (orders, waiting) = mpsc::channel(WAITING_BATCHES);
+        let (shared, stop) = (Arc::new(Shared::default()), CancellationToken::new());
+        let drain_ms = parts.limits.flow.drain_ms;
+        let sweep = sweep::Sweep::new(sweep::SweepParts {
+            log: parts.log.clone(),
+            history: parts.history.clone(),
+            clock: parts.clock.clone(),
+            limits: parts.limits.clone(),
+            feed: parts.feed,
+            stop: stop.clone(),
+        });
+        let (teller, told) = mpsc::channel(worker::WAITING_NOTES);
+        let worker = Worker::new(
+            worker::Parts {
+                log: parts.log,
+                history: parts.history,
+                clock: parts.clock,
+                limits: parts.limits,
+                handed: parts.handed,
+            },
+            teller,
+            stop.clone(),
+        );
+        let owner = shared.clone();
+        let tasks = vec![
+            runtime.spawn(run(worker, waiting, shared.clone(), stop.clone())),
+            runtime.spawn(worker::tell(parts.dispatch, told)),
+            runtime.spawn(sweep.run(move || owner.owned.lock().iter().copied().collect())),
+        ];
+        SettlerHandle { orders, shared, stop, tasks, drain_ms }
+    }
+}
+
+impl SettlerHandle {
+    /// These partitions are this instance's now. Their records may be given from here on.
+    pub async fn assign(&self, partitions: Vec<(Partition, Epoch)>) {
+        let partitions: Vec<_> = partitions.into_iter().map(|(partition, _)| partition).collect();
+        let (answer, assigned) = oneshot::channel();
+        if self.orders.send(Order::Assign(partitions.clone(), answer)).await.is_ok() && assigned.await.is_ok() {
+            self.shared.owned.lock().extend(partitions);
+        }
+    }
+
+    /// These are to be given up: settles what it was given of them and answers. [`SettlerHandle::done`] then names the last
+    /// offsets to commit; deadlines still running are the next owner's, who reads their facts again.
+    pub async fn revoke(&self, partitions: Vec<Partition>) {
+        self.shared.owned.lock().retain(|owned| !partitions.contains(owned));
+        let (answer, finished) = oneshot::channel();
+        if self.orders.send(Order::Revoke(partitions, answer)).await.is_ok() {
+            // Gone without an answer means stopped: there is nothing left to finish.
+            let _ = finished.await;
+        }
+    }
+
+    /// Takes records of `outcomes`, in the order of the log. Waits while enough are waiting already. Those of partitions
+    /// that were not assigned are passed over.
+    pub async fn take(&self, records: Vec<Record>) {
+        // A stopped settler takes nothing: what it did not settle is not committed, and read again.
+        let _ = self.orders.send(Order::Records(records)).await;
+    }
+
+    /// The next offsets of `outcomes` that may be committed now, of partitions where they moved since this was last asked.
+    /// An offset that could not be committed need not be kept: the next one passes it.
+    pub fn done(&self) -> Vec<(TopicPartition, Offset)> {
+        let moved = std::mem::take(&mut *self.shared.moved.lock());
+        let at = |partition| TopicPartition { topic: Topic::Outcomes, partition };
+        moved.into_iter().map(|(partition, offset)| (at(partition), offset)).collect()
+    }
+
+    /// Acknowledgements waited for.
+    pub fn armed(&self) -> u64 {
+        self.shared.armed.load(Ordering::Relaxed)
+    }
+
+    /// Messages found without a connected device, since the start.
+    pub fn parked(&self) -> u64 {
+        self.shared.parked.load(Ordering::Relaxed)
+    }
+
+    /// Settles what it was given, within the drain time, and ends.
+    pub async fn stop(self) {
+        let drain = Duration::from_millis(self.drain_ms);
+        let mut tasks = self.tasks.into_iter();
+        if let Some(mut settler) = tasks.next() {
+            let finish = async {
+                // A full queue is worked off first; a settler that has ended refuses, and its task is done.
+                let _ = self.orders.send(Order::Stop).await;
+                (&mut settler).await
+            };
+            let in_time = tokio::time::timeout(drain, finish).await.is_ok();
+            self.stop.cancel();
+            if !in_time {
+                let _ = settler.await;
+            }
+        }
+        for task in tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+/// The settler's life: take what there is, settle it, look at the deadlines.
+async fn run(mut worker: Worker, mut orders: mpsc::Receiver<Order>, shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        let order = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            order = orders.recv() => match order { Some(order) => Some(order), None => return },
+            () = worker.until_due() => None,
+        };
+        let next = match order {
+            Some(Order::Records(records)) => {
+                worker.gather(records);
+                gather_more(&mut worker, &mut orders).await
+            }
+            other => other,
+        };
+        if worker.settle().await.and(worker.expire().await).is_err() {
+            return;
+        }
+        let goes_on = obey(next, &mut worker, &shared);
+        publish(&mut worker, &shared);
+        if let Some(answer) = match goes_on {
+            Next::On => None,
+            Next::Answer(answer) => Some(answer),
+            Next::End => return,
+        } {
+            let _ = answer.send(());
+        }
+    }
+}
+
+/// What comes after an order was carried out.
+enum Next {
+    On,
+    Answer(oneshot::Sender<()>),
+    End,
+}
+
+/// Takes the record batches that are waiting already, until there are enough for one call or something else is asked.
+async fn gather_more(worker: &mut Worker, orders: &mut mpsc::Receiver<Order>) -> Option<Order> {
+    let mut lingered = false;
+    while worker.has_room() {
+        match orders.try_recv() {
+            Ok(Order::Records(records)) => worker.gather(records),
+            Ok(other) => return Some(other),
+            // While many come, a moment's wait folds what follows into the same write; a lone fact never waits.
+            Err(_) if worker.is_busy() && !lingered => {
+                lingered = true;
+                worker.linger().await;
+            }
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+fn obey(order: Option<Order>, worker: &mut Worker, shared: &Shared) -> Next {
+    match order {
+        Some(Order::Assign(partitions, answer)) => {
+            for partition in partitions {
+                // What an earlier ownership left uncommitted is another's to say now.
+                shared.moved.lock().remove(&partition);
+                worker.watch.open(partition);
+            }
+            Next::Answer(answer)
+        }
+        Some(Order::Revoke(partitions, answer)) => {
+            publish(worker, shared);
+            for partition in partitions {
+                worker.watch.close(partition);
+            }
+            Next::Answer(answer)
+        }
+        Some(Order::Stop) => {
+            publish(worker, shared);
+            Next::End
+        }
+        Some(Order::Records(_)) | None => Next::On,
+    }
+}
+
+fn publish(worker: &mut Worker, shared: &Shared) {
+    let mut moved = shared.moved.lock();
+    moved.extend(worker.watch.moved());
+    shared.armed.store(worker.watch.armed() as u64, Ordering::Relaxed);
+    shared.parked.store(worker.parked(), Ordering::Relaxed);
+}
+
+/// A fact about a message that was found by its id.
+pub(crate) fn fact_of(placed: &Placed, at: Timestamp, round: u8, attempt: Attempt, what: What) -> Fact {
+    Fact {
+        id: placed.message.id,
+        inbox: placed.inbox.clone(),
+        position: placed.position.unwrap_or_default(),
+        from: placed.message.from.clone(),
+        client_ref: placed.message.client_ref.clone(),
+        at,
+        round,
+        attempt,
+        device: None,
+        what,
+    }
+}
+
+#[cfg(test)]
+#[path = "settle/tests.rs"]
+mod tests;

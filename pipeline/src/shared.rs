@@ -1,0 +1,133 @@
+//! What the three lanes of one instance share: credits, positions, the dedupe window, the order of releases, and the ports.
+//! Lives on the instance's thread; nothing here is locked except what the settler also sees.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
+
+use schemas::{
+    Clock, Lane, Limits,
+    port::{Dispatch, History, Log, Presence},
+};
+use timely::scheduling::Activator;
+
+use crate::{
+    credit::Credits, functions::Function, gauges::Counters, handed::Handed, operators::dedupe::Window, rim::Rim,
+    tails::Tails,
+};
+
+/// The ports the flow acts through.
+#[derive(Clone)]
+pub(crate) struct Ports {
+    /// Takes facts, retries and dead letters.
+    pub(crate) log: Arc<dyn Log>,
+    /// Takes messages.
+    pub(crate) history: Arc<dyn History>,
+    /// Says where users are.
+    pub(crate) presence: Arc<dyn Presence>,
+    /// Delivers.
+    pub(crate) dispatch: Arc<dyn Dispatch>,
+}
+
+/// What an instance's flow is made of. It goes to the instance's thread and becomes [`Shared`] there.
+pub(crate) struct Kit {
+    /// The ports.
+    pub(crate) ports: Ports,
+    /// The time.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The bounds.
+    pub(crate) limits: Arc<Limits>,
+    /// What was given to dispatch.
+    pub(crate) handed: Arc<Handed>,
+    /// What is counted.
+    pub(crate) counters: Arc<Counters>,
+    /// User code.
+    pub(crate) functions: Arc<[Arc<dyn Function>]>,
+}
+
+/// What the lanes share.
+pub(crate) struct Shared {
+    /// What it was made of.
+    pub(crate) kit: Kit,
+    /// Where acts run.
+    pub(crate) rim: Rim,
+    /// Who may go on.
+    pub(crate) credits: Credits,
+    /// The ids seen lately.
+    pub(crate) window: RefCell<Window>,
+    /// The ends of inboxes.
+    pub(crate) tails: RefCell<Tails>,
+    /// In which order writes are released.
+    pub(crate) releases: Releases,
+}
+
+impl Shared {
+    /// Put together on the instance's thread.
+    pub(crate) fn new(kit: Kit, rim: Rim) -> Rc<Self> {
+        let flow = &kit.limits.flow;
+        Rc::new(Self {
+            credits: Credits::new(flow),
+            window: RefCell::new(Window::new(flow.window_ids, flow.window_ms)),
+            tails: RefCell::new(Tails::new(flow.tails)),
+            releases: Releases::default(),
+            rim,
+            kit,
+        })
+    }
+
+    /// The counters of a lane.
+    pub(crate) fn count(&self, lane: Lane) -> &crate::gauges::PerLane {
+        self.kit.counters.of(lane)
+    }
+}
+
+/// The order of releases: writes are numbered as their positions were given, over all lanes, and none is released before
+/// those with smaller numbers are durable (rule 1).
+pub(crate) struct Releases {
+    next: Cell<u64>,
+    below: Cell<u64>,
+    early: RefCell<std::collections::BTreeSet<u64>>,
+    waiting: RefCell<[Option<Activator>; 3]>,
+}
+
+impl Default for Releases {
+    fn default() -> Self {
+        // From 1: tails that no write has moved stand at 0, and count as durable.
+        Self { next: Cell::new(1), below: Cell::new(1), early: RefCell::default(), waiting: RefCell::default() }
+    }
+}
+
+impl Releases {
+    /// Whom to wake when writes of this lane may be released.
+    pub(crate) fn gate(&self, lane: Lane, activator: Activator) {
+        self.waiting.borrow_mut()[usize::from(lane.number())] = Some(activator);
+    }
+
+    /// The number of a new write.
+    pub(crate) fn begin(&self) -> u64 {
+        let n = self.next.get();
+        self.next.set(n + 1);
+        n
+    }
+
+    /// A write is durable. All below the returned number are.
+    pub(crate) fn end(&self, n: u64) -> u64 {
+        let mut early = self.early.borrow_mut();
+        early.insert(n);
+        let mut below = self.below.get();
+        while early.remove(&below) {
+            below += 1;
+        }
+        if below != self.below.replace(below) {
+            self.waiting.borrow().iter().flatten().for_each(Activator::activate);
+        }
+        below
+    }
+
+    /// Whether this write is released.
+    pub(crate) fn released(&self, n: u64) -> bool {
+        n < self.below.get()
+    }
+}

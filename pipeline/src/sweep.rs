@@ -1,0 +1,238 @@
+//! The sweep: what was to happen at a time happens, and what is too old goes (rule 8).
+//!
+//! One task an instance looks at the due-table of every partition it owns: scheduled messages that are due enter the flow,
+//! messages whose `expires_at` passed without reaching anyone become `Failed(Expired)`. The same task removes what retention
+//! has passed, in small steps, and forgets old dead letters. Promises that a message leaves history unreached only after its
+//! `Failed(Expired)` fact is durable, and that a row is fed once while it is in flight. Times are compared by the wall clock,
+//! since people named them; the pace is the timer's, so a clock that jumps changes what is due and not how often is looked.
+//! A failure ends that look: the next one is the repetition.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use schemas::{
+    Clock, Fact, Limits, MessageId, Millis, Partition, Reason, Timestamp, What,
+    port::{Due, DueKind, History, Log, Placed, PortError, PortResult, Schedule},
+    record,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    item::DueItem,
+    settle::{append, fact_of},
+};
+
+/// How often old dead letters are looked for, ms: they are kept for days, so a minute late is on time.
+const FORGET_EVERY_MS: u64 = 60_000;
+
+/// What a sweep works with.
+pub struct SweepParts {
+    /// Where facts are appended.
+    pub log: Arc<dyn Log>,
+    /// Whose tables are swept.
+    pub history: Arc<dyn History>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The bounds.
+    pub limits: Arc<Limits>,
+    /// Where scheduled messages go when they are due.
+    pub feed: mpsc::Sender<Vec<DueItem>>,
+    /// Ends it.
+    pub stop: CancellationToken,
+}
+
+/// What is remembered of one partition.
+#[derive(Debug, Default)]
+struct Swept {
+    /// Rows given to the flow and not yet gone from the table. At most a look's rows, because a look sees no further than
+    /// those that are in flight.
+    fed: HashMap<MessageId, Timestamp>,
+    /// Messages that retention has found unreached, and whose end is on its way to history.
+    ending: HashSet<MessageId>,
+}
+
+impl Swept {
+    /// Of the rows of a look (the oldest that are due, `limit` at most), those not in flight. Rows in flight that the look
+    /// could see and did not are gone from the table.
+    fn fresh(&mut self, rows: Vec<Due>, limit: usize) -> Vec<Due> {
+        let seen: HashSet<_> = rows.iter().map(|row| row.id).collect();
+        let end = if rows.len() < limit { None } else { rows.last().map(|row| row.at) };
+        self.fed.retain(|id, at| seen.contains(id) || end.is_some_and(|end| *at >= end));
+        rows.into_iter().filter(|row| matches!(row.kind, DueKind::Expire { .. }) || !self.fed.contains_key(&row.id)).collect()
+    }
+
+    /// Of what retention found unreached, that whose end is not on its way yet.
+    fn new_ends(&mut self, found: Vec<Placed>) -> Vec<Placed> {
+        let before = std::mem::take(&mut self.ending);
+        self.ending = found.iter().map(|placed| placed.message.id).collect();
+        found.into_iter().filter(|placed| !before.contains(&placed.message.id)).collect()
+    }
+}
+
+/// What is to be done with rows that are due.
+#[derive(Debug, Default, PartialEq)]
+struct Plan {
+    /// To the flow.
+    feed: Vec<Due>,
+    /// To be told.
+    facts: Vec<Fact>,
+    /// Done with.
+    done: Vec<Due>,
+}
+
+/// Decides what rows that are due come to, by what is known of their messages.
+fn plan(rows: Vec<Due>, placed: &[Option<Placed>], now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    for (row, placed) in rows.into_iter().zip(placed) {
+        match (&row.kind, placed) {
+            // It was taken back while it waited.
+            (DueKind::Send(_), Some(placed)) if placed.state.is_done(placed.state.round()) => plan.done.push(row),
+            (DueKind::Send(_), _) => plan.feed.push(row),
+            (DueKind::Expire { .. }, placed) => {
+                plan.facts.extend(placed.as_ref().and_then(|placed| expired(placed, now)));
+                plan.done.push(row);
+            }
+        }
+    }
+    plan
+}
+
+/// The fact that ends a message which its recipient never got; none if that is settled.
+fn expired(placed: &Placed, now: Timestamp) -> Option<Fact> {
+    let (state, what) = (&placed.state, What::Failed(Reason::Expired));
+    (!state.status().is_settled()).then(|| fact_of(placed, now, state.round(), state.attempt(), what))
+}
+
+/// See the module.
+pub struct Sweep {
+    parts: SweepParts,
+    swept: BTreeMap<Partition, Swept>,
+    retained: Option<Millis>,
+    forgotten: Option<Millis>,
+}
+
+impl Sweep {
+    /// A sweep that has not looked yet.
+    pub fn new(parts: SweepParts) -> Self {
+        Self { parts, swept: BTreeMap::new(), retained: None, forgotten: None }
+    }
+
+    /// Looks, and looks again, at what is owned at that moment, until it is stopped.
+    pub async fn run(mut self, owned: impl Fn() -> Vec<Partition> + Send) {
+        let pace = Duration::from_millis(self.parts.limits.flow.due_every_ms.max(1));
+        let stop = self.parts.stop.clone();
+        let work = async {
+            loop {
+                tokio::time::sleep(pace).await;
+                self.look(&owned()).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = work => {}
+        }
+    }
+
+    /// One look at everything.
+    pub async fn look(&mut self, owned: &[Partition]) {
+        // Of a partition that went away nothing is remembered: if it comes back, its rows tell what is still to be done.
+        self.swept.retain(|partition, _| owned.contains(partition));
+        let now = self.parts.clock.mono();
+        let flow = &self.parts.limits.flow;
+        let retains = self.retained.is_none_or(|last| now.since(last) >= flow.retain_every_ms);
+        if retains {
+            self.retained = Some(now);
+        }
+        for partition in owned {
+            let mut swept = self.swept.remove(partition).unwrap_or_default();
+            let mut outcome = self.due(*partition, &mut swept).await;
+            if retains && outcome.is_ok() {
+                outcome = self.retain(*partition, &mut swept).await;
+            }
+            self.swept.insert(*partition, swept);
+            if let Err(error) = outcome {
+                metrics::counter!("esh3ar_port_retries_total", "call" => "sweep").increment(1);
+                tracing::warn!(%partition, %error, "the sweep looks again later");
+            }
+        }
+        // Dead letters belong to no partition: the owner of the first one forgets them.
+        let forgets = self.forgotten.is_none_or(|last| now.since(last) >= FORGET_EVERY_MS);
+        if forgets && owned.contains(&Partition(0)) {
+            self.forgotten = Some(now);
+            if let Err(error) = self.forget().await {
+                tracing::warn!(%error, "old dead letters are looked for again later");
+            }
+        }
+    }
+
+    /// The due-table of one partition.
+    async fn due(&self, partition: Partition, swept: &mut Swept) -> PortResult<()> {
+        let (history, limit) = (&self.parts.history, self.parts.limits.flow.due_rows.max(1));
+        let now = self.parts.clock.wall();
+        let rows = history.due(partition, now, limit).await?;
+        let rows = swept.fresh(rows, limit);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+        let placed = history.messages(&ids).await?;
+        let plan = plan(rows, &placed, now);
+        // The fact first: a crash in between says it twice, which is the same as once.
+        self.tell(plan.facts).await?;
+        if !plan.done.is_empty() {
+            history.record(&[], &Schedule { add: Vec::new(), done: plan.done }).await?;
+        }
+        if !plan.feed.is_empty() {
+            let room = self.parts.feed.reserve().await.map_err(|_| unavailable("the flow has stopped"))?;
+            swept.fed.extend(plan.feed.iter().map(|due| (due.id, due.at)));
+            room.send(plan.feed.into_iter().map(|due| DueItem { due }).collect());
+        }
+        Ok(())
+    }
+
+    /// One step of retention.
+    async fn retain(&self, partition: Partition, swept: &mut Swept) -> PortResult<()> {
+        let now = self.parts.clock.wall();
+        let before = minus(now, self.parts.limits.message.retention_ms);
+        let found = self.parts.history.retain(partition, before, self.parts.limits.flow.retain_rows.max(1)).await?;
+        let ends = swept.new_ends(found);
+        let ids: Vec<_> = ends.iter().map(|placed| placed.message.id).collect();
+        let told = self.tell(ends.iter().filter_map(|placed| expired(placed, now)).collect()).await;
+        if told.is_err() {
+            // Not told yet: the next look tells it.
+            swept.ending.retain(|id| !ids.contains(id));
+        }
+        told
+    }
+
+    async fn tell(&self, facts: Vec<Fact>) -> PortResult<()> {
+        if facts.is_empty() {
+            return Ok(());
+        }
+        metrics::counter!("esh3ar_messages_expired_total").increment(facts.len() as u64);
+        append(self.parts.log.as_ref(), &self.parts.stop, record::facts(facts)).await.map_err(|_| unavailable("stopping"))
+    }
+
+    async fn forget(&self) -> PortResult<()> {
+        let before = minus(self.parts.clock.wall(), self.parts.limits.store.dead_ms);
+        let step = self.parts.limits.flow.retain_rows.max(1);
+        while self.parts.history.forget_dead(before, step).await? >= step {}
+        Ok(())
+    }
+}
+
+fn minus(now: Timestamp, ms: u64) -> Timestamp {
+    Timestamp(now.0.saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX)))
+}
+
+fn unavailable(why: &str) -> PortError {
+    PortError::Unavailable(why.to_owned())
+}
+
+#[cfg(test)]
+#[path = "sweep/tests.rs"]
+mod tests;

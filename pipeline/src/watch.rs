@@ -1,0 +1,243 @@
+//! The watch over acknowledgements: who was sent what and has how long to say so, and which `outcomes` may be committed.
+//!
+//! A `Sent` fact arms a deadline, an acknowledgement or a failure ends it, and [`Watch::expire`] hands out those that were
+//! missed. One chain of attempts per message: a message has at most one deadline, that of the highest attempt of its latest
+//! round (P4), and a second `Sent` of the same attempt does not move it. Offsets are given out only behind every deadline
+//! that stands on them, so that a crash reads those `Sent` facts again and arms them anew.
+//!
+//! Pure: no clock and no I/O. What is remembered of failed attempts is the message's [`State`], not memory of ours: that is
+//! why a restart changes nothing ([`deadline`]). Memory: about 100 bytes a deadline, at most [`Watch::new`]'s bound of them.
+//! Leaves to `settle` what follows a missed deadline.
+
+mod ledger;
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+};
+
+use schemas::{
+    Fact, MessageId, Millis, Offset, Partition, Timestamp,
+    fact::{Past, State, What},
+    tier::{Attempt, Next},
+};
+
+use ledger::Ledger;
+
+/// A deadline that passed without an acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missed {
+    /// The message.
+    pub id: MessageId,
+    /// Its round.
+    pub round: u8,
+    /// The attempt that nobody acknowledged.
+    pub attempt: Attempt,
+}
+
+/// Where a `Sent` fact stands in `outcomes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stand {
+    /// The partition.
+    pub partition: Partition,
+    /// The record.
+    pub offset: Offset,
+}
+
+/// A message whose acknowledgement is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Armed {
+    round: u8,
+    attempt: Attempt,
+    /// It was sent while its retry was still to come: the retry itself then finds it sent, or nobody there.
+    early: bool,
+    /// Handed out by [`Watch::expire`]; what follows is being done.
+    missed: bool,
+    due: Millis,
+    stand: Stand,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Watch {
+    ack_ms: u64,
+    bound: usize,
+    armed: HashMap<MessageId, Armed>,
+    /// Deadlines as they fall, with those that ended still among them until they come up or are swept out.
+    queue: VecDeque<(Millis, MessageId)>,
+    /// Those of messages sent before their retry was due: they fall out of the queue's order.
+    later: BinaryHeap<Reverse<(Millis, MessageId)>>,
+    ledger: Ledger,
+}
+
+/// Whether a `Sent` fact has a deadline, and how long before its time it came, in ms: a device that connects while a retry
+/// waits on its tier is sent the message by catch-up, under the number of that retry. Its time to answer then counts from
+/// when the retry is due, or devices that keep connecting would use up six retries in moments (R4.1).
+///
+/// `state` is what all facts add up to, this one included; `None`: there is nothing to wait for.
+pub fn deadline(sent: &Fact, state: &State, wall: Timestamp, retry_first_ms: u64) -> Option<u64> {
+    let failed = |p: &&Past| p.round == sent.round && matches!(p.what, What::AttemptFailed(_));
+    if state.is_done(sent.round) || state.round() > sent.round {
+        return None;
+    }
+    if state.past.iter().filter(failed).any(|p| p.attempt >= sent.attempt) {
+        return None;
+    }
+    let Some(before) = sent.attempt.0.checked_sub(1).map(Attempt) else { return Some(0) };
+    let Next::Retry(tier, _) = before.failed() else { return Some(0) };
+    let Some(failed) = state.past.iter().filter(failed).find(|p| p.attempt == before) else { return Some(0) };
+    // Wall times, since the failure may be from before a restart: a jump can neither shorten the wait below nothing nor
+    // make it longer than the tier.
+    let delay = tier.delay_ms(retry_first_ms);
+    Some(failed.at.plus_ms(delay).ms_since(wall).min(delay))
+}
+
+impl Watch {
+    /// A watch that gives devices `ack_ms` to answer and holds at most `bound` deadlines.
+    pub fn new(ack_ms: u64, bound: usize) -> Self {
+        let (armed, queue, later, ledger) = Default::default();
+        Self { ack_ms, bound: bound.max(1), armed, queue, later, ledger }
+    }
+
+    /// Begins a partition.
+    pub fn open(&mut self, partition: Partition) {
+        self.close(partition);
+        self.ledger.open(partition);
+    }
+
+    /// Ends a partition: its deadlines are the next owner's, who reads their `Sent` facts again.
+    pub fn close(&mut self, partition: Partition) {
+        self.ledger.close(partition);
+        self.armed.retain(|_, armed| armed.stand.partition != partition);
+        self.sweep_out();
+    }
+
+    /// Whether the partition is watched.
+    pub fn is_open(&self, partition: Partition) -> bool {
+        self.ledger.is_open(partition)
+    }
+
+    /// A record was read. Says whether its facts are to be settled; the offset is held until [`Watch::settled`].
+    pub fn took(&mut self, stand: Stand) -> bool {
+        self.ledger.took(stand.partition, stand.offset)
+    }
+
+    /// All facts of a record are merged and acted on.
+    pub fn settled(&mut self, stand: Stand) {
+        self.ledger.release(stand.partition, stand.offset);
+    }
+
+    /// A session sent it: its deadline begins, `early_ms` from now ([`deadline`]). A higher attempt takes the place of a
+    /// lower one; the same attempt again changes nothing, or connecting again and again would put the deadline off.
+    pub fn arm(&mut self, sent: Missed, stand: Stand, early_ms: u64, now: Millis) {
+        let Missed { id, round, attempt } = sent;
+        if self.armed.get(&id).is_some_and(|there| (there.round, there.attempt) >= (round, attempt)) {
+            return;
+        }
+        if !self.ledger.hold(stand.partition, stand.offset) {
+            return;
+        }
+        self.disarm(id);
+        let due = now.plus(early_ms).plus(self.ack_ms);
+        self.armed.insert(id, Armed { round, attempt, early: early_ms > 0, missed: false, due, stand });
+        if early_ms > 0 {
+            self.later.push(Reverse((due, id)));
+        } else {
+            self.queue.push_back((due, id));
+        }
+        if self.queue.len() + self.later.len() > 1_024 + 2 * self.armed.len() {
+            self.sweep_out();
+        }
+    }
+
+    /// It was acknowledged, read or given up: nothing is waited for.
+    pub fn disarm(&mut self, id: MessageId) {
+        if let Some(armed) = self.armed.remove(&id) {
+            self.ledger.release(armed.stand.partition, armed.stand.offset);
+        }
+    }
+
+    /// The chain of this round ended, or this attempt failed: a deadline up to there ends.
+    pub fn failed(&mut self, id: MessageId, round: u8, attempt: Attempt) {
+        if self.armed.get(&id).is_some_and(|there| (there.round, there.attempt) <= (round, attempt)) {
+            self.disarm(id);
+        }
+    }
+
+    /// The retry came due and nobody was connected: the attempts end, also where a device had been sent it early. A
+    /// deadline that was running in its own time stands: that device was there after the pipeline looked.
+    pub fn parked(&mut self, id: MessageId, round: u8, attempt: Attempt) {
+        if self.armed.get(&id).is_some_and(|there| there.early && (there.round, there.attempt) == (round, attempt)) {
+            self.disarm(id);
+        }
+    }
+
+    /// At most `limit` deadlines that passed, oldest first. Each still holds its offset until [`Watch::ended`].
+    pub fn expire(&mut self, now: Millis, limit: usize) -> Vec<Missed> {
+        let mut missed = Vec::new();
+        // Room is worth more than the last seconds of the oldest deadlines: beyond the bound they are judged by what is
+        // known of them, at once.
+        let spare = self.armed.len().saturating_sub(self.bound);
+        while missed.len() < limit
+            && let Some((due, id)) = self.front()
+            && (due <= now || missed.len() < spare)
+            && let Some(armed) = self.armed.get_mut(&id)
+        {
+            armed.missed = true;
+            missed.push(Missed { id, round: armed.round, attempt: armed.attempt });
+        }
+        missed
+    }
+
+    /// What follows a missed deadline is durable: its offset is free.
+    pub fn ended(&mut self, missed: &Missed) {
+        if self.armed.get(&missed.id).is_some_and(|there| there.missed && there.attempt == missed.attempt) {
+            self.disarm(missed.id);
+        }
+    }
+
+    /// When to look again, if anything is waited for.
+    pub fn next_due(&mut self) -> Option<Millis> {
+        self.front().map(|(due, _)| due)
+    }
+
+    /// The next offsets to read of partitions where they moved since this was last asked: what may be committed.
+    pub fn moved(&mut self) -> impl Iterator<Item = (Partition, Offset)> {
+        self.ledger.moved()
+    }
+
+    /// Deadlines that are running.
+    pub fn armed(&self) -> usize {
+        self.armed.len()
+    }
+
+    /// Records read and not yet free.
+    pub fn held(&self) -> usize {
+        self.ledger.held()
+    }
+
+    /// The deadline that falls next. Those that ended and came up in front are dropped.
+    fn front(&mut self) -> Option<(Millis, MessageId)> {
+        let armed = &self.armed;
+        let alive = |due: Millis, id: MessageId| armed.get(&id).is_some_and(|a| a.due == due && !a.missed);
+        while self.queue.front().is_some_and(|(due, id)| !alive(*due, *id)) {
+            self.queue.pop_front();
+        }
+        while self.later.peek().is_some_and(|Reverse((due, id))| !alive(*due, *id)) {
+            self.later.pop();
+        }
+        let later = self.later.peek().map(|Reverse(late)| *late);
+        self.queue.front().copied().into_iter().chain(later).min()
+    }
+
+    fn sweep_out(&mut self) {
+        let armed = &self.armed;
+        let alive = |(due, id): &(Millis, MessageId)| armed.get(id).is_some_and(|a| a.due == *due && !a.missed);
+        self.queue.retain(alive);
+        self.later.retain(|Reverse(late)| alive(late));
+    }
+}
+
+#[cfg(test)]
+#[path = "watch/tests.rs"]
+mod tests;

@@ -1,0 +1,43 @@
+//! How keyspaces are tuned, by what is done with them. The bounds here, times the number of keyspaces, are the memory that
+//! writes may take; the block cache is bounded apart (`cache_bytes`).
+
+use std::sync::Arc;
+
+use fjall::{
+    CompressionType, KeyspaceCreateOptions,
+    compaction::Leveled,
+    config::{BlockSizePolicy, CompressionPolicy, FilterPolicy},
+};
+
+const MIB: u64 = 1024 * 1024;
+
+/// What a keyspace is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Rows that are looked up by key, written over and removed.
+    Rows,
+    /// Values that are only ever added, read in key order and dropped together.
+    Appended,
+}
+
+impl Shape {
+    /// The engine's options.
+    pub(crate) fn options(self) -> KeyspaceCreateOptions {
+        // Everything is synced by the writer thread, once per group.
+        let base = KeyspaceCreateOptions::default().manual_journal_persist(true);
+        match self {
+            // 8 MiB of unflushed rows: a dozen such keyspaces stay near 100 MB even while they flush.
+            Self::Rows => base
+                .max_memtable_size(8 * MIB)
+                .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(16 * MIB))),
+            // Never looked up by exact key, so no filters; read in order, so larger blocks, which also compress better. A
+            // keyspace of this shape is dropped whole when it is old: merging its tables early only costs writes.
+            Self::Appended => base
+                .max_memtable_size(16 * MIB)
+                .filter_policy(FilterPolicy::disabled())
+                .data_block_size_policy(BlockSizePolicy::all(16 * 1024))
+                .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+                .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(12))),
+        }
+    }
+}

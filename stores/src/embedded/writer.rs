@@ -1,0 +1,96 @@
+//! The writer thread: takes groups of jobs, writes each group as one batch with one sync, then answers its jobs in order.
+//!
+//! Promises: nothing is answered, and nothing can be read, before it is durable; groups become durable in the order of the
+//! queue. A write that failed may have happened in part: nothing is written after it, everyone is told, and the process is
+//! expected to end, because only opening the folder again finds out what the disk holds.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+};
+
+use fjall::{OwnedWriteBatch, PersistMode};
+use schemas::port::PortError;
+
+use super::{
+    engine::{Shared, Write},
+    queue::Job,
+};
+
+/// Runs until the queue is closed and empty.
+pub(crate) fn run(shared: &Arc<Shared>, db: &fjall::Database) {
+    // A lone job is synced at once. Where more than one came together, more are coming, and a short wait makes one sync
+    // serve them all.
+    let mut gather = false;
+    while let Some(group) = shared.queue.next(gather) {
+        gather = group.len() > 1;
+        let outcome = catch_unwind(AssertUnwindSafe(|| one_group(shared, db, group)));
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => poison(shared, &why),
+            Err(_) => poison(shared, "the store's writer failed: see the log before this line"),
+        }
+        gather |= shared.queue.waiting();
+    }
+    shared.closed.send_replace(true);
+}
+
+fn one_group(shared: &Shared, db: &fjall::Database, group: Vec<Job>) -> Result<(), String> {
+    let count = group.iter().map(|job| job.writes.len()).sum();
+    let bytes: usize = group.iter().map(|job| job.bytes).sum();
+    // The sync is part of the commit and comes before the batch can be read.
+    let mut batch = OwnedWriteBatch::with_capacity(db.clone(), count).durability(Some(PersistMode::SyncData));
+    let jobs = group.len();
+    let mut answers = Vec::with_capacity(jobs);
+    for job in group {
+        for write in job.writes {
+            match write {
+                Write::Put { to, key, value } => batch.insert(&to, key, value),
+                Write::Remove { from, key } => batch.remove(&from, key),
+            }
+        }
+        answers.push((job.done, job._room));
+    }
+    let outcome = if count == 0 { Ok(()) } else { batch.commit() };
+    let failed = match outcome {
+        Ok(()) => None,
+        Err(error) => Some(failure(&error)),
+    };
+    for (done, room) in answers {
+        done.tell(failed.as_ref().map_or(Ok(()), |(error, _)| Err(error.clone())));
+        drop(room);
+    }
+    if let Some((_, why)) = failed {
+        return Err(why);
+    }
+    shared.stats.syncs.fetch_add(u64::from(count > 0), Ordering::Relaxed);
+    shared.stats.groups.fetch_add(1, Ordering::Relaxed);
+    shared.stats.jobs.fetch_add(jobs as u64, Ordering::Relaxed);
+    shared.stats.writes.fetch_add(count as u64, Ordering::Relaxed);
+    shared.stats.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    shared.disk.sample();
+    Ok(())
+}
+
+/// What a failed commit means for its jobs, and for the one who looks after the machine.
+fn failure(error: &fjall::Error) -> (PortError, String) {
+    let why = format!("the store cannot write any more: {error:?}. Check the disk, then start again");
+    match error {
+        // Refused before anything was written.
+        fjall::Error::Poisoned => (PortError::Unavailable(why.clone()), why),
+        _ => (PortError::Unknown(why.clone()), why),
+    }
+}
+
+fn poison(shared: &Shared, why: &str) {
+    tracing::error!(why, "the store is poisoned: nothing more is written");
+    for job in shared.queue.poison(why) {
+        job.done.tell(Err(PortError::Unavailable(why.to_string())));
+    }
+    shared.room.close();
+    shared.fatal.send_if_modified(|fatal| {
+        let first = fatal.is_none();
+        fatal.get_or_insert_with(|| why.to_string());
+        first
+    });
+}

@@ -1,0 +1,4 @@
+//! The history: what was said to whom, and what became of it. One adapter a store, all behind `schemas::port::History`,
+//! all held to the suite in `tests/conformance`.
+
+pub mod embedded;

@@ -1,0 +1,6 @@
+//! The log: ordered, durable, replayable records. One adapter a store, all behind `schemas::port::Log`, all held to the
+//! suite in `tests/conformance`.
+
+pub mod embedded;
+
+pub use embedded::EmbeddedLog;
