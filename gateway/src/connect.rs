@@ -60,6 +60,8 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.leave();
+        self.gateway.held.fetch_sub(1, Ordering::AcqRel);
+        self.gateway.left.notify_one();
     }
 }
 
@@ -150,6 +152,7 @@ async fn register(gateway: &Arc<Gateway>, me: Arc<Me>) -> Result<Hold, Problem> 
         Ok(older) => older,
         Err(why) => return Err(no_room(gateway, why).await),
     };
+    gateway.held.fetch_add(1, Ordering::AcqRel);
     let hold = Hold { gateway: gateway.clone(), handle, left: false };
     let taken = parts.presence.register(&me.user, &parts.node, &me.device, me.session).await?;
     if let Some(older) = &older {

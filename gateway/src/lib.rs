@@ -20,7 +20,7 @@ mod testing;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -78,6 +78,8 @@ pub struct Gateway {
     /// Sessions to be taken out of presence: at most as many as there were sessions.
     leaving: Mutex<Vec<(UserId, SessionId)>>,
     left: Notify,
+    /// Connections whose task has not ended: also those that are closed and wait for the client's own close.
+    held: AtomicU64,
     draining: AtomicBool,
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
 }
@@ -100,6 +102,7 @@ impl Gateway {
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
             leaving: Mutex::default(),
             left: Notify::new(),
+            held: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             tasks: Mutex::default(),
             parts,
@@ -127,7 +130,7 @@ impl Gateway {
             .route("/v1/unread", get(reads::lists::unread))
             .route("/v1/events", get(reads::events::events))
             .route("/v1/nodes", get(reads::lists::nodes))
-            .with_state(self.clone())
+            .with_state(Here(self.clone()))
     }
 
     /// Stops taking connections, tells clients to come back, and makes what they said durable. Ends within the drain time
@@ -137,7 +140,7 @@ impl Gateway {
         let within = self.parts.limits.socket.drain_ms;
         self.registry.each(|handle| handle.order(Order::Drain(within)));
         let until = self.parts.clock.mono().plus(within);
-        while self.registry.count() > 0 && self.parts.clock.mono() < until {
+        while self.held.load(Ordering::Acquire) > 0 && self.parts.clock.mono() < until {
             let _ = tokio::time::timeout(Duration::from_millis(50), self.left.notified()).await;
         }
         self.gather.drained().await;
@@ -192,8 +195,18 @@ impl Gateway {
     }
 }
 
-impl FromRef<Arc<Gateway>> for Arc<ingest::auth::Auth> {
-    fn from_ref(gateway: &Arc<Gateway>) -> Self {
-        gateway.parts.auth.clone()
+/// The routers' state: what extractors take the gateway and its parts from.
+#[derive(Clone)]
+struct Here(Arc<Gateway>);
+
+impl FromRef<Here> for Arc<Gateway> {
+    fn from_ref(here: &Here) -> Self {
+        here.0.clone()
+    }
+}
+
+impl FromRef<Here> for Arc<ingest::auth::Auth> {
+    fn from_ref(here: &Here) -> Self {
+        here.0.parts.auth.clone()
     }
 }

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 use schemas::{
-    DeviceId, MessageId, Millis, Partition, Position, SessionId, UserId,
+    MessageId, Millis, Partition, Position, SessionId, UserId,
     limits::SocketLimits,
     port::{Hint, Landing, Node},
     view::StatusChange,
@@ -234,7 +234,7 @@ impl Registry {
 
     /// How many sessions a user's device has here: for tests.
     #[cfg(test)]
-    pub(crate) fn of_device(&self, user: &UserId, device: &DeviceId) -> usize {
+    pub(crate) fn of_device(&self, user: &UserId, device: &schemas::DeviceId) -> usize {
         let shard = self.shard(user).read();
         shard.get(user).into_iter().flatten().filter(|handle| handle.me.device == *device).count()
     }
@@ -255,9 +255,9 @@ impl Node for Registry {
             let shard = self.shard(&user).read();
             for handle in shard.get(&user).into_iter().flatten() {
                 let most = self.limits.notes;
-                let took = handle.put(|mail| match mail.notes.iter_mut().find(|waiting| waiting.id == note.id) {
+                let took = handle.put(|mail| match mail.notes.iter().position(|waiting| waiting.id == note.id) {
                     // Of one message the latest is enough; past the bound notes are dropped (rule 16).
-                    Some(waiting) => *waiting = note.clone(),
+                    Some(i) => mail.notes[i] = note.clone(),
                     None if mail.notes.len() < most => mail.notes.push(note.clone()),
                     None => metrics::counter!("esh3ar_status_notes_dropped_total").increment(1),
                 });

@@ -185,9 +185,6 @@ impl Session {
             },
         };
         fx.frames.push(Out::of(&welcome));
-        if lanes.iter().any(|lane| lane.have > lane.stored) {
-            fx.cursor = Some(session.cursor(|lane| lane.acked));
-        }
         session.ask(fx);
         session
     }
@@ -260,6 +257,7 @@ impl Session {
             return;
         }
         let full = span.entries.len() >= limit as usize;
+        let acked = self.lanes[index].acked;
         if !self.lanes[index].may_follow(&span) {
             // Retention removed what was to come next: coming back, the client is told so with `recovered: false`.
             self.reconnect("retention", Close::Unavailable, 0, fx);
@@ -297,6 +295,9 @@ impl Session {
         }
         self.flush(frames, now, fx);
         self.lanes[index].read_done(full || self.paused, moved);
+        if self.lanes[index].acked > acked {
+            fx.cursor = Some(self.cursor(|lane| lane.acked));
+        }
         self.ask(fx);
     }
 

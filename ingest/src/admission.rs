@@ -41,7 +41,10 @@ fn business(caller: &Caller, what: &str) -> Result<Sender, Problem> {
         (None, Some(sender)) => Ok(sender),
         (who, _) => {
             let who = who.unwrap_or("this caller");
-            Err(Problem::new(Code::Forbidden, format!("{who} cannot {what}: use a business user's or a server's token")))
+            Err(Problem::new(
+                Code::Forbidden,
+                format!("{who} cannot {what}: use a business user's or a server's token"),
+            ))
         }
     }
 }

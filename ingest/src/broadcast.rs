@@ -25,8 +25,7 @@ use crate::{
     auth::Caller,
     door::{App, Door},
     http::{self as edge, Authed, Media, Patience, Refusal},
-    known,
-    text,
+    known, text,
 };
 
 /// Keyed broadcasts are named under this namespace (UUIDv5 of tenant and key).
@@ -318,7 +317,10 @@ pub(crate) async fn delete_broadcast(
         _ => broadcast,
     };
     if after.state == BroadcastState::Done {
-        let detail = format!("all {} messages of this broadcast are accepted; each can be cancelled by itself", after.recipients);
+        let detail = format!(
+            "all {} messages of this broadcast are accepted; each can be cancelled by itself",
+            after.recipients
+        );
         return Ok(Refusal(Problem::new(Code::TooLate, detail)).into_response());
     }
     Ok(edge::json(StatusCode::OK, &Shown::from(&after)))

@@ -63,7 +63,7 @@ pub struct Door {
     /// Told after every asking of what waits.
     pub(crate) asked: Arc<Notify>,
     /// Told when there is a broadcast to expand.
-    pub(crate) broadcast_begun: Notify,
+    pub(crate) broadcast_begun: Arc<Notify>,
     /// Broadcast requests that may still be read into memory.
     pub(crate) broadcasting: Semaphore,
     in_work: AtomicUsize,
@@ -119,7 +119,12 @@ impl Drop for InWork {
 enum Slot {
     Done(Result<Accepted, Problem>),
     /// Its record is the next one of the append.
-    Appended { id: MessageId, fingerprint: [u8; 16], accepted_at: Timestamp, lane: Priority },
+    Appended {
+        id: MessageId,
+        fingerprint: [u8; 16],
+        accepted_at: Timestamp,
+        lane: Priority,
+    },
 }
 
 /// What was submitted and not yet answered by the log.
@@ -135,7 +140,7 @@ impl Door {
             quotas: Quotas::new(limits, &parts.clock),
             lanes: Arc::new(Lanes::new(limits)),
             asked: Arc::new(Notify::new()),
-            broadcast_begun: Notify::new(),
+            broadcast_begun: Arc::new(Notify::new()),
             broadcasting: Semaphore::new(limits.broadcasts_at_once),
             in_work: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -177,12 +182,7 @@ impl Door {
     }
 
     /// Accepts drafts of one caller, in order: one outcome each. Answers when the log has them durably.
-    pub async fn accept(
-        &self,
-        caller: &Caller,
-        drafts: &[Draft],
-        given: &Given,
-    ) -> Vec<Result<Accepted, Problem>> {
+    pub async fn accept(&self, caller: &Caller, drafts: &[Draft], given: &Given) -> Vec<Result<Accepted, Problem>> {
         let from = match admission::may_send(caller) {
             Ok(from) => from,
             Err(problem) => return drafts.iter().map(|_| Err(problem.clone())).collect(),

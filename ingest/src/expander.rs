@@ -14,6 +14,7 @@ use schemas::{
     port::{Broadcast, BroadcastState, PortResult},
     record,
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{door::Door, text};
@@ -29,41 +30,33 @@ const AFTER_FAULT: Duration = Duration::from_secs(1);
 pub(crate) async fn run(door: Weak<Door>, stop: CancellationToken) {
     loop {
         let Some(now) = door.upgrade() else { return };
-        let pause = tokio::select! {
+        let (asked, begun) = (now.asked.clone(), now.broadcast_begun.clone());
+        let step = tokio::select! {
             () = stop.cancelled() => return,
-            step = step(&now) => match step {
-                Ok(Step::Went) => continue,
-                Ok(Step::NoRoom) => Pause::UntilRoom,
-                Ok(Step::Nothing) => Pause::UntilTold,
+            step = step(&now) => step,
+        };
+        drop(now);
+        let pause = async {
+            match step {
+                Ok(Step::Went) => {}
+                Ok(Step::NoRoom) => wait(&asked, LOOK_EVERY).await,
+                Ok(Step::Nothing) => wait(&begun, LOOK_EVERY).await,
                 Err(why) => {
                     tracing::warn!(%why, "broadcasts cannot be expanded now");
-                    Pause::AfterFault
+                    tokio::time::sleep(AFTER_FAULT).await;
                 }
-            },
+            }
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = pause.wait(&now) => {}
+            () = pause => {}
         }
     }
 }
 
-enum Pause {
-    UntilRoom,
-    UntilTold,
-    AfterFault,
-}
-
-impl Pause {
-    async fn wait(&self, door: &Door) {
-        match self {
-            Self::UntilRoom => door.asked.notified().await,
-            Self::UntilTold => {
-                let _ = tokio::time::timeout(LOOK_EVERY, door.broadcast_begun.notified()).await;
-            }
-            Self::AfterFault => tokio::time::sleep(AFTER_FAULT).await,
-        }
-    }
+/// Until told, or so long.
+async fn wait(told: &Arc<Notify>, at_most: Duration) {
+    let _ = tokio::time::timeout(at_most, told.notified()).await;
 }
 
 enum Step {

@@ -71,7 +71,10 @@ pub fn whole_seconds(ms: u64) -> u64 {
 
 /// The answer to a path that no route has. For [`Router::fallback`].
 pub async fn not_found(uri: http::Uri) -> Refusal {
-    Refusal(Problem::new(Code::NotFound, format!("there is nothing at {}; /openapi.json lists what there is", uri.path())))
+    Refusal(Problem::new(
+        Code::NotFound,
+        format!("there is nothing at {}; /openapi.json lists what there is", uri.path()),
+    ))
 }
 
 /// The answer to a method that a route does not take. For [`Router::method_not_allowed_fallback`].
@@ -130,7 +133,8 @@ fn too_large(max: usize) -> Problem {
 
 /// Refuses a body whose declared length is over `max`, before any of it is read.
 pub fn check_length(headers: &HeaderMap, max: usize) -> Result<(), Problem> {
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     match declared {
         Some(length) if length > max as u64 => Err(too_large(max)),
         _ => Ok(()),
@@ -297,6 +301,8 @@ pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
 pub fn json(status: StatusCode, body: &impl serde::Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
-        Err(why) => Refusal(Problem::new(Code::Internal, format!("the answer cannot be written: {why}"))).into_response(),
+        Err(why) => {
+            Refusal(Problem::new(Code::Internal, format!("the answer cannot be written: {why}"))).into_response()
+        }
     }
 }

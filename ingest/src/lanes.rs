@@ -148,9 +148,8 @@ impl Room {
 
 /// Asks the log what waits in a lane.
 pub async fn ask(log: &Arc<dyn Log>, lane: Lane) -> PortResult<u64> {
-    let at: Vec<_> = (0..log.partitions())
-        .map(|p| TopicPartition { topic: Topic::Lane(lane), partition: Partition(p) })
-        .collect();
+    let at: Vec<_> =
+        (0..log.partitions()).map(|p| TopicPartition { topic: Topic::Lane(lane), partition: Partition(p) }).collect();
     let committed = log.committed(PIPELINE, &at).await?;
     let mut waiting = 0;
     for (at, done) in at.iter().zip(committed) {

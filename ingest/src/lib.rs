@@ -21,6 +21,6 @@ pub mod split;
 pub mod text;
 
 #[cfg(test)]
-mod fakes;
+mod tests;
 
 pub use door::{Accepted, Door, Given, Parts};

@@ -178,7 +178,7 @@ impl Rule {
         let rate = Quota::with_period(every).unwrap_or(Quota::per_second(burst)).allow_burst(burst);
         let limiter = |peeks| {
             let store = Holders { cells: cells.clone(), peeks };
-            RateLimiter::new(rate, store, Mono(clock.clone())).with_middleware::<StateInformationMiddleware>()
+            Limiter::new(rate, store, Mono(clock.clone()))
         };
         Self { policy, quota: burst.get(), takes: limiter(false), looks: limiter(true) }
     }
@@ -310,11 +310,8 @@ impl Quotas {
     /// Where a caller stands with what is its own.
     pub fn standing(&self, caller: &Caller) -> Vec<Standing> {
         let (own, holder) = self.own(caller);
-        let stand = |rule: &&Rule| Standing {
-            policy: rule.policy,
-            quota: rule.quota,
-            remaining: rule.remaining(&holder),
-        };
+        let stand =
+            |rule: &&Rule| Standing { policy: rule.policy, quota: rule.quota, remaining: rule.remaining(&holder) };
         own.iter().map(stand).collect()
     }
 

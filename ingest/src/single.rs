@@ -69,7 +69,8 @@ fn receipt(accepted: Accepted) -> Response {
         let message = Item::for_sender(&message, &Standing::default());
         return edge::json(StatusCode::OK, &Rehearsal { dry_run: true, message });
     }
-    let mut response = edge::json(StatusCode::ACCEPTED, &Receipt { id, status: Status::Pending, accepted_at, durability });
+    let mut response =
+        edge::json(StatusCode::ACCEPTED, &Receipt { id, status: Status::Pending, accepted_at, durability });
     if replayed {
         let name = HeaderName::from_static("idempotent-replayed");
         response.headers_mut().insert(name, HeaderValue::from_static("true"));

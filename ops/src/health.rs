@@ -80,10 +80,10 @@ impl Health {
     /// Asks every dependency.
     pub async fn readiness(&self) -> Readiness {
         let (log, history, presence) = tokio::join!(
-            ask("log", true, self.log.check()),
+            ask("log", true, PATIENCE, self.log.check()),
             // A row that cannot be there: the shortest read that goes to the store.
-            ask("history", true, async { self.history.dead_letter(MessageId(uuid::Uuid::nil())).await.map(drop) }),
-            ask("presence", false, async { self.presence.locate(&[]).await.map(drop) }),
+            ask("history", true, PATIENCE, async { self.history.dead_letter(MessageId(uuid::Uuid::nil())).await.map(drop) }),
+            ask("presence", false, PATIENCE, async { self.presence.locate(&[]).await.map(drop) }),
         );
         let store = told("store", &self.fatal);
         let pipeline = told("pipeline", &self.pipeline);
@@ -104,8 +104,13 @@ fn exposition(metrics: &PrometheusHandle) -> ([(&'static str, &'static str); 1],
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
 }
 
-async fn ask(name: &'static str, hard: bool, answer: impl Future<Output = PortResult<()>>) -> Dependency {
-    let (state, why) = match tokio::time::timeout(PATIENCE, answer).await {
+async fn ask(
+    name: &'static str,
+    hard: bool,
+    patience: Duration,
+    answer: impl Future<Output = PortResult<()>>,
+) -> Dependency {
+    let (state, why) = match tokio::time::timeout(patience, answer).await {
         Ok(Ok(())) => ("up", None),
         // No room refuses new messages at the door; what is there can still be fetched and acknowledged.
         Ok(Err(PortError::Full(why))) => ("full", Some(why)),
@@ -156,9 +161,9 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_dependency_that_does_not_answer_is_down() {
-        let said = ask("log", true, std::future::pending()).await;
+        let said = ask("log", true, Duration::from_millis(1), std::future::pending()).await;
         assert_eq!((said.state, said.why.as_deref()), ("down", Some("no answer in time")));
     }
 }

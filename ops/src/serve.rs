@@ -21,9 +21,9 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::exit::Failure;
 
@@ -61,7 +61,7 @@ pub async fn bind(address: &str, key: &str) -> Result<TcpListener, Failure> {
 
 /// A server that runs until it is told to end.
 pub struct Serving {
-    stop: watch::Sender<bool>,
+    stop: CancellationToken,
     tracker: TaskTracker,
     address: SocketAddr,
 }
@@ -70,9 +70,9 @@ impl Serving {
     /// Starts serving.
     pub fn start(listener: TcpListener, routes: Router, bounds: Bounds) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let (stop, stopped) = watch::channel(false);
+        let stop = CancellationToken::new();
         let tracker = TaskTracker::new();
-        tracker.spawn(accept(listener, routes, bounds, stopped, tracker.clone()));
+        tracker.spawn(accept(listener, routes, bounds, stop.clone(), tracker.clone()));
         Ok(Self { stop, tracker, address })
     }
 
@@ -84,7 +84,7 @@ impl Serving {
     /// Takes no connection any more and lets requests under way finish, for so long. Says whether all did. Sockets are not
     /// waited for: they are the gateway's.
     pub async fn stop(&self, within: Duration) -> bool {
-        self.stop.send_replace(true);
+        self.stop.cancel();
         self.tracker.close();
         tokio::time::timeout(within, self.tracker.wait()).await.is_ok()
     }
@@ -94,7 +94,7 @@ async fn accept(
     listener: TcpListener,
     routes: Router,
     bounds: Bounds,
-    mut stopped: watch::Receiver<bool>,
+    stop: CancellationToken,
     tracker: TaskTracker,
 ) {
     let room = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
@@ -106,7 +106,7 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stopped.wait_for(|stop| *stop) => return,
+            () = stop.cancelled() => return,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -125,17 +125,17 @@ async fn accept(
             continue;
         };
         let _ = stream.set_nodelay(true);
-        tracker.spawn(connection(http.clone(), Counted { stream, _permit: permit }, routes.clone(), stopped.clone()));
+        tracker.spawn(connection(http.clone(), Counted { stream, _permit: permit }, routes.clone(), stop.clone()));
     }
 }
 
 /// One connection, until it ends or is upgraded. Few locals, because every idle one keeps them.
-async fn connection(http: http1::Builder, io: Counted, routes: Router, mut stopped: watch::Receiver<bool>) {
+async fn connection(http: http1::Builder, io: Counted, routes: Router, stop: CancellationToken) {
     let serving = http.serve_connection(TokioIo::new(io), TowerToHyperService::new(routes)).with_upgrades();
     let mut serving = std::pin::pin!(serving);
     let outcome = tokio::select! {
         outcome = serving.as_mut() => outcome,
-        _ = stopped.wait_for(|stop| *stop) => {
+        () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

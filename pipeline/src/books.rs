@@ -12,8 +12,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use schemas::{
-    MessageId, Offset, Partition, Priority, Tenant, Topic, TopicPartition,
-    codec,
+    MessageId, Offset, Partition, Priority, Tenant, Topic, TopicPartition, codec,
     limits::PAGE_MAX,
     port::{Fetch, Group, History, Log, PortResult, Record},
     record::{LaneRecord, is_again},
@@ -95,8 +94,7 @@ impl Account {
     /// Whether everything accepted is accounted for.
     pub fn balanced(&self) -> bool {
         self.residue == 0
-            && self.accepted
-                == self.unrecorded + self.pending + self.sent + self.delivered + self.read + self.failed
+            && self.accepted == self.unrecorded + self.pending + self.sent + self.delivered + self.read + self.failed
     }
 }
 

@@ -34,6 +34,7 @@ pub struct Gauges {
 pub(crate) struct Counters {
     lanes: [PerLane; 3],
     pub(crate) retries_waiting: AtomicU64,
+    pub(crate) armed: AtomicU64,
 }
 
 /// Those of one lane.
@@ -80,6 +81,7 @@ impl Counters {
                 to[i] += from.load(Ordering::Relaxed);
             }
         }
+        sum.armed += self.armed.load(Ordering::Relaxed);
         sum.retries_waiting += self.retries_waiting.load(Ordering::Relaxed);
     }
 }

@@ -44,14 +44,21 @@ pub(crate) enum Work {
 pub(crate) struct Fresh {
     /// The message.
     pub(crate) message: Arc<Message>,
-    /// History may know it already, and is asked: its name comes from a key, or its record was there before we took over.
-    pub(crate) ask: bool,
+    /// Its record was there before the partition was taken over, so that an earlier owner may have begun with it.
+    pub(crate) replay: bool,
     /// It is recorded and then fails at once, with this reason.
     pub(crate) end: Option<Reason>,
     /// Another request came under its name within the window: history tells which was first.
     pub(crate) conflict: bool,
     /// The due-table's row it comes from.
     pub(crate) due: Option<Box<Due>>,
+}
+
+impl Fresh {
+    /// Whether history may know it already, and is to be asked.
+    pub(crate) fn ask(&self) -> bool {
+        self.replay || self.conflict || self.message.id.is_keyed()
+    }
 }
 
 impl Item {

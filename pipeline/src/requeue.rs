@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use schemas::{
     Clock, Fact, MessageId, Position, Reason, Timestamp, Topic, What,
     limits::PAGE_MAX,
-    port::{Dead, DeadLetters, Filter, History, Inboxes, Log, Placed, PortError, PortResult},
+    port::{Dead, Filter, History, Log, Placed, PortError, PortResult},
     record::{self, Again},
     tier::Attempt,
 };
@@ -153,7 +153,9 @@ async fn requeue_page(
             Err(error) => report.refuse(dead.id, failed(Some(&error))),
         }
     }
-    history.bury(&marks).await?;
+    if !marks.is_empty() {
+        history.bury(&marks).await?;
+    }
     marks.iter().for_each(|dead| report.took(dead.id));
     metrics::counter!("esh3ar_requeued_total").increment(marks.len() as u64);
     Ok(())

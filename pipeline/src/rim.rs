@@ -79,6 +79,13 @@ impl Rim {
         }
     }
 
+    /// Drops all acts.
+    pub(crate) fn clear(&self) {
+        let given = std::mem::take(&mut *self.0.given.borrow_mut());
+        let running = std::mem::take(&mut *self.0.running.borrow_mut());
+        drop((given, running));
+    }
+
     /// Acts that have not ended.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {

@@ -12,7 +12,7 @@ mod repeat;
 mod worker;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{handed::Handed, item::DueItem, sweep};
 
-pub(crate) use repeat::{Stopped, append, until_done};
+pub(crate) use repeat::append;
 use worker::Worker;
 
 /// Record batches that wait for the settler: a few fetches, so that the next is there when a call ends. A bound on memory:
@@ -73,7 +73,7 @@ enum Order {
 /// What the handle and the tasks share.
 #[derive(Default)]
 struct Shared {
-    owned: Mutex<BTreeSet<Partition>>,
+    owned: Mutex<BTreeMap<Partition, Epoch>>,
     moved: Mutex<BTreeMap<Partition, Offset>>,
     armed: AtomicU64,
     parked: AtomicU64,
@@ -118,7 +118,7 @@ impl Settler {
         let tasks = vec![
             runtime.spawn(run(worker, waiting, shared.clone(), stop.clone())),
             runtime.spawn(worker::tell(parts.dispatch, told)),
-            runtime.spawn(sweep.run(move || owner.owned.lock().iter().copied().collect())),
+            runtime.spawn(sweep.run(move || owner.owned.lock().clone())),
         ];
         SettlerHandle { orders, shared, stop, tasks, drain_ms }
     }
@@ -127,9 +127,9 @@ impl Settler {
 impl SettlerHandle {
     /// These partitions are this instance's now. Their records may be given from here on.
     pub async fn assign(&self, partitions: Vec<(Partition, Epoch)>) {
-        let partitions: Vec<_> = partitions.into_iter().map(|(partition, _)| partition).collect();
+        let numbers = partitions.iter().map(|(partition, _)| *partition).collect();
         let (answer, assigned) = oneshot::channel();
-        if self.orders.send(Order::Assign(partitions.clone(), answer)).await.is_ok() && assigned.await.is_ok() {
+        if self.orders.send(Order::Assign(numbers, answer)).await.is_ok() && assigned.await.is_ok() {
             self.shared.owned.lock().extend(partitions);
         }
     }
@@ -137,7 +137,7 @@ impl SettlerHandle {
     /// These are to be given up: settles what it was given of them and answers. [`SettlerHandle::done`] then names the last
     /// offsets to commit; deadlines still running are the next owner's, who reads their facts again.
     pub async fn revoke(&self, partitions: Vec<Partition>) {
-        self.shared.owned.lock().retain(|owned| !partitions.contains(owned));
+        self.shared.owned.lock().retain(|owned, _| !partitions.contains(owned));
         let (answer, finished) = oneshot::channel();
         if self.orders.send(Order::Revoke(partitions, answer)).await.is_ok() {
             // Gone without an answer means stopped: there is nothing left to finish.
@@ -170,24 +170,27 @@ impl SettlerHandle {
         self.shared.parked.load(Ordering::Relaxed)
     }
 
-    /// Settles what it was given, within the drain time, and ends.
+    /// Whether it works. Once it has ended, facts are neither settled nor released any more.
+    pub fn is_running(&self) -> bool {
+        self.tasks.first().is_some_and(|settler| !settler.is_finished())
+    }
+
+    /// Settles what it was given, within the drain time, and ends. What it did not get to is not committed and is read
+    /// again by the next owner.
     pub async fn stop(self) {
         let drain = Duration::from_millis(self.drain_ms);
-        let mut tasks = self.tasks.into_iter();
-        if let Some(mut settler) = tasks.next() {
-            let finish = async {
-                // A full queue is worked off first; a settler that has ended refuses, and its task is done.
-                let _ = self.orders.send(Order::Stop).await;
-                (&mut settler).await
-            };
-            let in_time = tokio::time::timeout(drain, finish).await.is_ok();
-            self.stop.cancel();
-            if !in_time {
-                let _ = settler.await;
+        // A settler that has ended already refuses the order, and its task is done.
+        let finish = async {
+            let _ = self.orders.send(Order::Stop).await;
+            self.orders.closed().await;
+        };
+        let _ = tokio::time::timeout(drain, finish).await;
+        self.stop.cancel();
+        for mut task in self.tasks {
+            // What is left is telling people: it has had its time.
+            if tokio::time::timeout(drain, &mut task).await.is_err() {
+                task.abort();
             }
-        }
-        for task in tasks {
-            let _ = task.await;
         }
     }
 }
@@ -211,20 +214,19 @@ async fn run(mut worker: Worker, mut orders: mpsc::Receiver<Order>, shared: Arc<
         if worker.settle().await.and(worker.expire().await).is_err() {
             return;
         }
-        let goes_on = obey(next, &mut worker, &shared);
+        let after = obey(next, &mut worker, &shared);
         publish(&mut worker, &shared);
-        if let Some(answer) = match goes_on {
-            Next::On => None,
-            Next::Answer(answer) => Some(answer),
-            Next::End => return,
-        } {
-            let _ = answer.send(());
+        match after {
+            After::On => {}
+            // Who asked may have gone.
+            After::Answer(answer) => drop(answer.send(())),
+            After::End => return,
         }
     }
 }
 
 /// What comes after an order was carried out.
-enum Next {
+enum After {
     On,
     Answer(oneshot::Sender<()>),
     End,
@@ -248,7 +250,7 @@ async fn gather_more(worker: &mut Worker, orders: &mut mpsc::Receiver<Order>) ->
     None
 }
 
-fn obey(order: Option<Order>, worker: &mut Worker, shared: &Shared) -> Next {
+fn obey(order: Option<Order>, worker: &mut Worker, shared: &Shared) -> After {
     match order {
         Some(Order::Assign(partitions, answer)) => {
             for partition in partitions {
@@ -256,20 +258,17 @@ fn obey(order: Option<Order>, worker: &mut Worker, shared: &Shared) -> Next {
                 shared.moved.lock().remove(&partition);
                 worker.watch.open(partition);
             }
-            Next::Answer(answer)
+            After::Answer(answer)
         }
         Some(Order::Revoke(partitions, answer)) => {
             publish(worker, shared);
             for partition in partitions {
                 worker.watch.close(partition);
             }
-            Next::Answer(answer)
+            After::Answer(answer)
         }
-        Some(Order::Stop) => {
-            publish(worker, shared);
-            Next::End
-        }
-        Some(Order::Records(_)) | None => Next::On,
+        Some(Order::Stop) => After::End,
+        Some(Order::Records(_)) | None => After::On,
     }
 }
 

@@ -14,8 +14,8 @@ use schemas::{
 use timely::scheduling::Activator;
 
 use crate::{
-    credit::Credits, functions::Function, gauges::Counters, handed::Handed, operators::dedupe::Window, rim::Rim,
-    tails::Tails,
+    credit::Credits, functions::Function, gauges::Counters, handed::Handed, operators::dedupe::Window,
+    progress::Progress, rim::Rim, tails::Tails,
 };
 
 /// The ports the flow acts through.
@@ -41,6 +41,8 @@ pub(crate) struct Kit {
     pub(crate) limits: Arc<Limits>,
     /// What was given to dispatch.
     pub(crate) handed: Arc<Handed>,
+    /// How far it is, for who owns the consumer.
+    pub(crate) progress: Arc<Progress>,
     /// What is counted.
     pub(crate) counters: Arc<Counters>,
     /// User code.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use schemas::{
-    Clock, Fact, Limits, MessageId, Millis, Partition, Reason, Timestamp, What,
+    Clock, Epoch, Fact, Limits, MessageId, Millis, Partition, Reason, Timestamp, What,
     port::{Due, DueKind, History, Log, Placed, PortError, PortResult, Schedule},
     record,
 };
@@ -48,6 +48,8 @@ pub struct SweepParts {
 /// What is remembered of one partition.
 #[derive(Debug, Default)]
 struct Swept {
+    /// Since which takeover.
+    epoch: Epoch,
     /// Rows given to the flow and not yet gone from the table. At most a look's rows, because a look sees no further than
     /// those that are in flight.
     fed: HashMap<MessageId, Timestamp>,
@@ -62,7 +64,9 @@ impl Swept {
         let seen: HashSet<_> = rows.iter().map(|row| row.id).collect();
         let end = if rows.len() < limit { None } else { rows.last().map(|row| row.at) };
         self.fed.retain(|id, at| seen.contains(id) || end.is_some_and(|end| *at >= end));
-        rows.into_iter().filter(|row| matches!(row.kind, DueKind::Expire { .. }) || !self.fed.contains_key(&row.id)).collect()
+        rows.into_iter()
+            .filter(|row| matches!(row.kind, DueKind::Expire { .. }) || !self.fed.contains_key(&row.id))
+            .collect()
     }
 
     /// Of what retention found unreached, that whose end is not on its way yet.
@@ -122,7 +126,7 @@ impl Sweep {
     }
 
     /// Looks, and looks again, at what is owned at that moment, until it is stopped.
-    pub async fn run(mut self, owned: impl Fn() -> Vec<Partition> + Send) {
+    pub async fn run(mut self, owned: impl Fn() -> BTreeMap<Partition, Epoch> + Send) {
         let pace = Duration::from_millis(self.parts.limits.flow.due_every_ms.max(1));
         let stop = self.parts.stop.clone();
         let work = async {
@@ -137,18 +141,20 @@ impl Sweep {
         }
     }
 
-    /// One look at everything.
-    pub async fn look(&mut self, owned: &[Partition]) {
-        // Of a partition that went away nothing is remembered: if it comes back, its rows tell what is still to be done.
-        self.swept.retain(|partition, _| owned.contains(partition));
+    /// One look at everything that is owned, each since its takeover.
+    pub async fn look(&mut self, owned: &BTreeMap<Partition, Epoch>) {
+        // Of a partition that went away nothing is remembered, also if it has come back since: what was in flight then may
+        // have been dropped, and its rows tell what is still to be done.
+        self.swept.retain(|partition, swept| owned.get(partition) == Some(&swept.epoch));
         let now = self.parts.clock.mono();
         let flow = &self.parts.limits.flow;
         let retains = self.retained.is_none_or(|last| now.since(last) >= flow.retain_every_ms);
         if retains {
             self.retained = Some(now);
         }
-        for partition in owned {
-            let mut swept = self.swept.remove(partition).unwrap_or_default();
+        for (partition, epoch) in owned {
+            let fresh = || Swept { epoch: *epoch, ..Swept::default() };
+            let mut swept = self.swept.remove(partition).unwrap_or_else(fresh);
             let mut outcome = self.due(*partition, &mut swept).await;
             if retains && outcome.is_ok() {
                 outcome = self.retain(*partition, &mut swept).await;
@@ -161,7 +167,7 @@ impl Sweep {
         }
         // Dead letters belong to no partition: the owner of the first one forgets them.
         let forgets = self.forgotten.is_none_or(|last| now.since(last) >= FORGET_EVERY_MS);
-        if forgets && owned.contains(&Partition(0)) {
+        if forgets && owned.contains_key(&Partition(0)) {
             self.forgotten = Some(now);
             if let Err(error) = self.forget().await {
                 tracing::warn!(%error, "old dead letters are looked for again later");
@@ -214,7 +220,9 @@ impl Sweep {
             return Ok(());
         }
         metrics::counter!("esh3ar_messages_expired_total").increment(facts.len() as u64);
-        append(self.parts.log.as_ref(), &self.parts.stop, record::facts(facts)).await.map_err(|_| unavailable("stopping"))
+        append(self.parts.log.as_ref(), &self.parts.stop, record::facts(facts))
+            .await
+            .map_err(|_| unavailable("stopping"))
     }
 
     async fn forget(&self) -> PortResult<()> {

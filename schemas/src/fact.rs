@@ -151,8 +151,9 @@ pub struct State {
 }
 
 impl State {
-    /// 64: ten devices' sendings and acknowledgements and every attempt of two rounds fit; past that the facts that give
-    /// no status are dropped, oldest first, and the status stays exact.
+    /// 64: ten devices' sendings and acknowledgements and every attempt of two rounds fit; past that what repeats a status is
+    /// dropped, latest first, then the facts that give none. The status stays exact, and so does the attempt (P4): how
+    /// often it failed outlives the many devices it was sent to.
     pub const MAX_PAST: usize = 64;
 
     /// Adds a fact. Says whether the status changed. Merging the same facts in any order gives the same status and times
@@ -175,10 +176,12 @@ impl State {
             }
         }
         if self.past.len() > Self::MAX_PAST {
-            let spare =
-                self.past.iter().position(|p| p.what.status().is_none()).or_else(|| {
-                    self.past.iter().rposition(|p| self.first(p.what.status().unwrap_or_default()) != Some(p))
-                });
+            let repeats = |p: &Past| p.what.status().is_some_and(|status| self.first(status) != Some(p));
+            let spare = self
+                .past
+                .iter()
+                .rposition(repeats)
+                .or_else(|| self.past.iter().position(|p| p.what.status().is_none()));
             if let Some(i) = spare {
                 self.past.remove(i);
             }
@@ -311,6 +314,21 @@ mod tests {
                 prop_assert!(state.attempt() <= Attempt::LAST);
             }
         }
+    }
+
+    #[test]
+    fn p4_attempts_are_known_however_many_devices_it_was_sent_to() {
+        let mut state = State::default();
+        for attempt in (0..=6).map(Attempt) {
+            for device in 0..20 {
+                let device = DeviceId::parse(&format!("d{device}")).ok();
+                state.merge(Past { at: Timestamp(1), what: What::Sent, round: 0, attempt, device });
+            }
+            assert_eq!(state.attempt(), attempt);
+            let what = What::AttemptFailed(Reason::NoAck);
+            state.merge(Past { at: Timestamp(2), what, round: 0, attempt, device: None });
+        }
+        assert_eq!((state.past.len(), state.status()), (State::MAX_PAST, Status::Sent));
     }
 
     #[test]

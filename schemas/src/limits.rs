@@ -146,7 +146,7 @@ limits! {
         /// Facts merged by one call: one write to history, and the memory it takes.
         settle_facts: usize = 4_096,
         /// How long facts wait for those that follow them while many come, ms: sent and delivered of one message then fold into one write.
-        settle_linger_ms: u64 = 4,
+        settle_linger_ms: u64 = 10,
         /// How often each partition is looked through for what retention has passed, ms.
         retain_every_ms: u64 = 1_000,
         /// Entries that one look of retention removes at most: old messages go in small steps and delay nobody.

@@ -68,21 +68,17 @@ impl Session {
     }
 
     fn on_ack_cursor(&mut self, cursor: &Cursor, now: Now, fx: &mut Effects) {
-        let beyond = cursor.0.iter().any(|(partition, position)| {
-            self.lanes.iter().find(|lane| lane.partition == *partition).is_none_or(|lane| *position > lane.last)
-        });
-        if beyond {
+        let reaches = |session: &Self, partition, position| {
+            session.lanes.iter().any(|lane| lane.partition == partition && position <= lane.last.max(lane.have))
+        };
+        if !cursor.0.iter().all(|(partition, position)| reaches(self, *partition, *position)) {
             let detail = "`cursor` lies beyond what this session was sent";
             self.refuse(None, Problem::new(Code::AckBeyondSent, detail).at("/cursor"), fx);
             return;
         }
         let mut moved = false;
         for lane in &mut self.lanes {
-            let position = cursor.position(lane.partition);
-            if position > lane.acked {
-                lane.acked = position;
-                moved = true;
-            }
+            moved |= lane.on_ack(cursor.position(lane.partition));
         }
         if !moved {
             return;

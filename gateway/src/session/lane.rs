@@ -23,7 +23,8 @@ pub(super) struct Lane {
     pub(super) last: Position,
     /// What the client had when it came.
     pub(super) have: Position,
-    /// What the client has acknowledged by cursor.
+    /// What the client has acknowledged by cursor: what is stored as the device's. It follows the facts: what the client had
+    /// when it came is counted only as history has shown it, else a break in between would leave it without its `Delivered`.
     pub(super) acked: Position,
     /// The largest place heard of.
     known: Position,
@@ -43,13 +44,22 @@ impl Lane {
             partition: start.partition,
             last: from,
             have: start.have,
-            acked: start.have,
+            acked: from,
             known: start.tail,
             heard: false,
             lost: false,
             behind: start.tail > from,
             skipping: start.skip_delivered,
         }
+    }
+
+    /// The client acknowledges up to here, which it was sent; says whether the cursor moved.
+    pub(super) fn on_ack(&mut self, position: Position) -> bool {
+        let moved = position > self.acked && self.last >= self.have;
+        if moved {
+            self.acked = position;
+        }
+        moved
     }
 
     /// A delivery has come. `paused`: the session takes nothing on now.
@@ -102,7 +112,7 @@ impl Lane {
             }
             Some(_) => false,
             None if span.passed_by_retention && self.last < self.have => {
-                self.last = self.have;
+                (self.last, self.acked) = (self.have, self.have);
                 true
             }
             None => !span.passed_by_retention,
@@ -112,7 +122,11 @@ impl Lane {
     /// Moves on to an entry that was read; says whether it is to be sent.
     pub(super) fn pass(&mut self, position: Position, state: &State) -> bool {
         self.last = position;
-        if state.is_withdrawn() || position <= self.have {
+        if position <= self.have {
+            self.acked = position;
+            return false;
+        }
+        if state.is_withdrawn() {
             return false;
         }
         if self.skipping && state.status().is_reached() {

@@ -3,7 +3,7 @@
 
 mod dead;
 mod gate;
-mod node;
+pub mod node;
 mod query;
 mod tail;
 

@@ -21,51 +21,51 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// Where the public door is, and by whom it is entered.
 #[derive(Debug, Args, Clone)]
-pub struct ClientArgs {
+pub(super) struct ClientArgs {
     /// The server, e.g. https://messages.example.com. Without it: the one of the data folder.
     #[arg(long, env = "ESH3AR_URL", value_name = "URL")]
-    pub url: Option<String>,
+    pub(super) url: Option<String>,
     /// The token or API key. Without it: one made from the data folder's key.
     #[arg(long, env = "ESH3AR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    pub token: Option<String>,
+    pub(super) token: Option<String>,
     /// The data folder of the local server.
     #[arg(long, default_value = "./esh3ar-data", env = "ESH3AR_DATA", value_name = "DIR")]
-    pub data: PathBuf,
+    pub(super) data: PathBuf,
     /// The business, for a token made here.
     #[arg(long, default_value = "acme", env = "ESH3AR_TENANT")]
-    pub tenant: Tenant,
+    pub(super) tenant: Tenant,
 }
 
 /// Where the administrators' door is.
 #[derive(Debug, Args, Clone)]
-pub struct AdminArgs {
+pub(super) struct AdminArgs {
     /// The administrators' listener, e.g. http://127.0.0.1:8081. Without it: the one of the data folder.
     #[arg(long = "admin-url", env = "ESH3AR_ADMIN_URL", value_name = "URL")]
-    pub url: Option<String>,
+    pub(super) url: Option<String>,
     /// The token. Without it: one made from the data folder's key.
     #[arg(long, env = "ESH3AR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    pub token: Option<String>,
+    pub(super) token: Option<String>,
     /// The data folder of the local server.
     #[arg(long, default_value = "./esh3ar-data", env = "ESH3AR_DATA", value_name = "DIR")]
-    pub data: PathBuf,
+    pub(super) data: PathBuf,
     /// The tenant of a token made here. The default is the operators', who see every tenant.
     #[arg(long = "as-tenant", default_value = "operators", value_name = "TENANT")]
-    pub tenant: Tenant,
+    pub(super) tenant: Tenant,
 }
 
 /// A server that can be asked.
 #[derive(Clone)]
-pub struct Server {
+pub(super) struct Server {
     http: reqwest::Client,
     /// Without a slash at its end.
-    pub url: String,
+    pub(super) url: String,
     /// What it is entered with.
-    pub token: String,
+    pub(super) token: String,
 }
 
 impl ClientArgs {
     /// Finds the server, as this caller.
-    pub fn find(&self, who: Who) -> Result<Server, Failure> {
+    pub(super) fn find(&self, who: Who) -> Result<Server, Failure> {
         let url = match &self.url {
             Some(url) => url.clone(),
             None => local(&self.data, |e| e.listen)?,
@@ -76,7 +76,7 @@ impl ClientArgs {
 
 impl AdminArgs {
     /// Finds the administrators' door.
-    pub fn find(&self) -> Result<Server, Failure> {
+    pub(super) fn find(&self) -> Result<Server, Failure> {
         let url = match &self.url {
             Some(url) => url.clone(),
             None => local(&self.data, |e| e.admin)?,
@@ -124,7 +124,7 @@ impl Server {
     }
 
     /// Asks; an answer of refusal is a failure with the server's words.
-    pub async fn ask(
+    pub(super) async fn ask(
         &self,
         method: Method,
         path: &str,
@@ -143,7 +143,7 @@ impl Server {
     }
 
     /// Asks and reads the answer.
-    pub async fn json<T: DeserializeOwned>(
+    pub(super) async fn json<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,

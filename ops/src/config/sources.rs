@@ -146,13 +146,14 @@ impl Layers {
         for (path, (value, _)) in &self.values {
             let mut parts: Vec<&str> = path.split('.').collect();
             let Some(last) = parts.pop() else { continue };
-            let mut table = &mut root;
+            let mut table = Some(&mut root);
             for part in parts {
-                let inner = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
-                let Value::Table(inner) = inner else { break };
-                table = inner;
+                let inner = table.map(|t| t.entry(part).or_insert_with(|| Value::Table(Table::new())));
+                table = inner.and_then(Value::as_table_mut);
             }
-            table.insert(last.to_owned(), value.clone());
+            if let Some(table) = table {
+                table.insert(last.to_owned(), value.clone());
+            }
         }
         root
     }

@@ -3,20 +3,13 @@
 //! Holds one capability per batch, at the batch's least epoch. Acts are first polled in the order in which batches came; their
 //! answers are passed on in that order too. A dataflow that is dropped forgets its acts, and no epoch is closed by that.
 
-use std::{
-    cell::RefCell,
-    collections::VecDeque,
-    future::Future,
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::VecDeque, future::Future, rc::Rc};
 
 use schemas::Lane;
-use timely::{
-    dataflow::{
-        Stream,
-        channels::pact::Pipeline,
-        operators::{Capability, generic::Operator},
-    },
+use timely::dataflow::{
+    Stream,
+    channels::pact::Pipeline,
+    operators::{Capability, generic::Operator},
 };
 
 use super::named;

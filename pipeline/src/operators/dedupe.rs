@@ -72,7 +72,11 @@ impl Window {
     fn meet(&mut self, name: Name, body: u32, epoch: Epoch, now: Millis) -> Met {
         match self.0.get(&name) {
             Some(seen) if seen.epoch >= epoch => {
-                if seen.body == body { Met::Same } else { Met::OtherBody }
+                if seen.body == body {
+                    Met::Same
+                } else {
+                    Met::OtherBody
+                }
             }
             _ => {
                 self.0.insert(name, Seen { body, epoch }, now);

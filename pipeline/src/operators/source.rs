@@ -38,32 +38,33 @@ pub(crate) fn source<'scope>(
 ) -> (Items<'scope>, Arc<Wake>) {
     let mut bell = None;
     let shared = shared.clone();
-    let items = timely_source::<_, CapacityContainerBuilder<Vec<Item>>, _, _>(scope, &named("source", lane), |cap, info| {
-        let wake = Arc::new(Wake::new(scope.worker().sync_activator_for(info.address.to_vec())));
-        bell = Some(wake.clone());
-        let activator = scope.activator_for(info.address);
-        let mut cap = Some(cap);
-        move |output| {
-            wake.looking();
-            for taken in 0.. {
-                if taken == QUANTUM {
-                    activator.activate();
-                    return;
-                }
-                let Some(held) = cap.as_mut() else { return };
-                match feeds.try_recv() {
-                    Ok(Feed { epoch, mut items }) => {
-                        held.downgrade(&epoch);
-                        shared.window.borrow_mut().at(shared.kit.clock.mono());
-                        output.session(&*held).give_container(&mut items);
-                        held.downgrade(&(epoch + 1));
+    let items =
+        timely_source::<_, CapacityContainerBuilder<Vec<Item>>, _, _>(scope, &named("source", lane), |cap, info| {
+            let wake = Arc::new(Wake::new(scope.worker().sync_activator_for(info.address.to_vec())));
+            bell = Some(wake.clone());
+            let activator = scope.activator_for(info.address);
+            let mut cap = Some(cap);
+            move |output| {
+                wake.looking();
+                for taken in 0.. {
+                    if taken == QUANTUM {
+                        activator.activate();
+                        return;
                     }
-                    Err(TryRecvError::Empty) => return,
-                    Err(TryRecvError::Disconnected) => cap = None,
+                    let Some(held) = cap.as_mut() else { return };
+                    match feeds.try_recv() {
+                        Ok(Feed { epoch, mut items }) => {
+                            held.downgrade(&epoch);
+                            shared.window.borrow_mut().at(shared.kit.clock.mono());
+                            output.session(&*held).give_container(&mut items);
+                            held.downgrade(&(epoch + 1));
+                        }
+                        Err(TryRecvError::Empty) => return,
+                        Err(TryRecvError::Disconnected) => cap = None,
+                    }
                 }
             }
-        }
-    });
+        });
     let bell = bell.unwrap_or_else(|| Arc::new(Wake::new(scope.worker().sync_activator_for(Vec::new()))));
     (items, bell)
 }

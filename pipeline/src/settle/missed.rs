@@ -31,7 +31,13 @@ fn is_open(state: &State, round: u8, attempt: Attempt) -> bool {
 }
 
 /// Judges a failed attempt by what is known of its message now.
-pub(crate) fn verdict(missed: &Missed, reason: Reason, placed: Option<&Placed>, now: Timestamp, first_ms: u64) -> Verdict {
+pub(crate) fn verdict(
+    missed: &Missed,
+    reason: Reason,
+    placed: Option<&Placed>,
+    now: Timestamp,
+    first_ms: u64,
+) -> Verdict {
     // Gone, or without a place: there is nothing to send again.
     let Some((placed, position)) = placed.and_then(|placed| placed.position.map(|at| (placed, at))) else {
         return Verdict::Drop;

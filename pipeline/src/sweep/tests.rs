@@ -1,1 +1,238 @@
-//! Tests.
+//! What the sweep promises, against stores in memory and a clock that is turned by hand.
+
+use schemas::{Message, Position, Status, fact::Past, port::Dead, tier::Attempt, time::ManualClock};
+
+use super::*;
+use crate::memory::{MemoryHistory, MemoryLog, PLACE, message, unavailable};
+
+struct Bench {
+    log: Arc<MemoryLog>,
+    history: Arc<MemoryHistory>,
+    clock: Arc<ManualClock>,
+    fed: mpsc::Receiver<Vec<DueItem>>,
+    sweep: Sweep,
+}
+
+/// All partitions, since their `n`th takeover.
+fn all(n: u32) -> BTreeMap<Partition, Epoch> {
+    (0..4).map(|p| (Partition(p), Epoch(n))).collect()
+}
+
+fn bench(rows: usize) -> Bench {
+    let (log, history) = <(Arc<MemoryLog>, Arc<MemoryHistory>)>::default();
+    let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
+    let mut limits = Limits::default();
+    limits.flow.due_rows = rows;
+    let (feed, fed) = mpsc::channel(100);
+    let sweep = Sweep::new(SweepParts {
+        log: log.clone(),
+        history: history.clone(),
+        clock: clock.clone(),
+        limits: Arc::new(limits),
+        feed,
+        stop: CancellationToken::new(),
+    });
+    Bench { log, history, clock, fed, sweep }
+}
+
+impl Bench {
+    fn scheduled(&self, n: u8, in_ms: u64) -> Due {
+        let message = message(n);
+        self.history.keep(&message, None);
+        let (at, partition) = (self.clock.wall().plus_ms(in_ms), message.inbox(4).partition);
+        let due = Due { partition, at, id: message.id, kind: DueKind::Send(message) };
+        self.history.dues.lock().push(due.clone());
+        due
+    }
+
+    fn expiring(&self, n: u8, in_ms: u64) -> Arc<Message> {
+        let message = message(n);
+        self.history.keep(&message, Some(PLACE));
+        let (at, inbox) = (self.clock.wall().plus_ms(in_ms), message.inbox(4));
+        let kind = DueKind::Expire { id: message.id, inbox: inbox.clone(), position: PLACE };
+        self.history.dues.lock().push(Due { partition: inbox.partition, at, id: message.id, kind });
+        message
+    }
+
+    fn happened(&self, id: MessageId, what: What) {
+        let past = Past { at: Timestamp(1), what, round: 0, attempt: Attempt(0), device: None };
+        self.history.facts.lock().entry(id).or_default().merge(past);
+    }
+
+    /// One look; what it fed.
+    async fn look(&mut self) -> Vec<Due> {
+        self.look_since(1).await
+    }
+
+    async fn look_since(&mut self, takeover: u32) -> Vec<Due> {
+        self.sweep.look(&all(takeover)).await;
+        std::iter::from_fn(|| self.fed.try_recv().ok()).flatten().map(|item| item.due).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_scheduled_message_is_fed_when_due_and_once() {
+    let mut bench = bench(1_000);
+    let due = bench.scheduled(1, 5_000);
+    assert!(bench.look().await.is_empty());
+    bench.clock.pass(5_000);
+    assert_eq!(bench.look().await, std::slice::from_ref(&due));
+    assert!(bench.look().await.is_empty(), "it is in flight");
+    // Recorded: the row is done with. The same message scheduled anew is another row.
+    bench.history.dues.lock().clear();
+    assert!(bench.look().await.is_empty());
+    bench.history.dues.lock().push(due.clone());
+    assert_eq!(bench.look().await, [due]);
+}
+
+#[tokio::test]
+async fn a_partition_that_comes_back_feeds_what_is_still_there() {
+    let mut bench = bench(1_000);
+    let due = bench.scheduled(1, 0);
+    assert_eq!(bench.look().await.len(), 1);
+    bench.sweep.look(&BTreeMap::new()).await;
+    assert_eq!(bench.look().await, std::slice::from_ref(&due));
+    assert!(bench.look().await.is_empty());
+    assert_eq!(bench.look_since(2).await, [due], "it went and came back between two looks");
+}
+
+#[tokio::test]
+async fn more_than_a_look_s_rows_are_all_fed_once_as_they_are_done_with() {
+    let mut bench = bench(2);
+    let mut left: Vec<_> = (1..40).map(|n| bench.scheduled(n, u64::from(n % 7))).collect();
+    bench.clock.pass(10);
+    let mut fed = Vec::new();
+    while !left.is_empty() {
+        let new = bench.look().await;
+        for due in new {
+            assert!(left.contains(&due) && !fed.contains(&due.id), "fed twice");
+            fed.push(due.id);
+        }
+        // Some of those in flight are recorded, the newest first.
+        let Some(id) = fed.iter().rev().find(|id| left.iter().any(|due| due.id == **id)).copied() else { continue };
+        left.retain(|due| due.id != id);
+        bench.history.dues.lock().retain(|due| due.id != id);
+    }
+    assert_eq!(fed.len(), 39);
+}
+
+/// What a look sees does not say what it cannot see: a row in flight beyond the end of a full look is not forgotten.
+#[test]
+fn a_row_in_flight_beyond_a_full_look_is_not_forgotten() {
+    let row = |n: u8, at: i64| {
+        let message = message(n);
+        Due { partition: Partition(0), at: Timestamp(at), id: message.id, kind: DueKind::Send(message) }
+    };
+    let mut swept = Swept::default();
+    swept.fed.insert(row(9, 50).id, Timestamp(50));
+    let older = vec![row(1, 10), row(2, 20)];
+    assert_eq!(swept.fresh(older.clone(), 2).len(), 2);
+    assert!(swept.fed.contains_key(&row(9, 50).id));
+    assert_eq!(swept.fresh(vec![row(9, 50)], 2), [], "still in flight");
+    swept.fresh(older, 3);
+    assert!(swept.fed.is_empty(), "a look that was not full saw everything");
+}
+
+#[tokio::test]
+async fn a_scheduled_message_that_was_taken_back_is_not_fed() {
+    let mut bench = bench(1_000);
+    let due = bench.scheduled(1, 0);
+    bench.happened(due.id, What::Failed(Reason::Cancelled));
+    assert!(bench.look().await.is_empty());
+    assert!(bench.history.dues.lock().is_empty(), "its row is done with");
+}
+
+/// Rule 8: what is not reached when its time has passed is Failed(Expired); what is settled stays as it is.
+#[tokio::test]
+async fn an_expired_message_fails_unless_it_was_settled() {
+    let table = [
+        (None, true),
+        (Some(What::Parked), true),
+        (Some(What::Sent), true),
+        (Some(What::Delivered), false),
+        (Some(What::Read), false),
+        (Some(What::Failed(Reason::Cancelled)), false),
+    ];
+    for (before, fails) in table {
+        let mut bench = bench(1_000);
+        let message = bench.expiring(1, 100);
+        if let Some(what) = before {
+            bench.happened(message.id, what);
+        }
+        bench.look().await;
+        assert!(bench.log.facts().is_empty(), "its time is still to come");
+        bench.clock.pass(100);
+        bench.look().await;
+        let whats: Vec<_> = bench.log.facts().iter().map(|fact| (fact.id, fact.what)).collect();
+        let expected = if fails { vec![(message.id, What::Failed(Reason::Expired))] } else { vec![] };
+        assert_eq!(whats, expected, "{before:?}");
+        assert!(bench.history.dues.lock().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_row_stays_until_its_fact_is_durable() {
+    let mut bench = bench(1_000);
+    bench.expiring(1, 0);
+    bench.history.faults.next("record", unavailable());
+    bench.look().await;
+    assert_eq!((bench.log.facts().len(), bench.history.dues.lock().len()), (1, 1));
+    bench.look().await;
+    assert_eq!((bench.log.facts().len(), bench.history.dues.lock().len()), (2, 0), "said twice is the same as once");
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_forth_and_back_loses_no_row() {
+    let mut bench = bench(1_000);
+    let due = bench.scheduled(1, 3_600_000);
+    bench.clock.jump(-3_600_000);
+    assert!(bench.look().await.is_empty());
+    bench.clock.jump(7_200_000);
+    assert_eq!(bench.look().await, [due], "early by the jump");
+    bench.clock.jump(-3_600_000);
+    assert!(bench.look().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_retention_passes_unreached_fails_first_and_is_said_once() {
+    let mut bench = bench(1_000);
+    let (waiting, read) = (message(1), message(2));
+    for message in [&waiting, &read] {
+        bench.history.keep(message, Some(PLACE));
+        bench.history.old.lock().push(message.id);
+    }
+    bench.happened(read.id, What::Read);
+    for _ in 0..3 {
+        bench.look().await;
+        bench.clock.pass(1_000);
+    }
+    let facts = bench.log.facts();
+    assert_eq!(facts.iter().map(|f| (f.id, f.what)).collect::<Vec<_>>(), [(waiting.id, What::Failed(Reason::Expired))]);
+    // Settled, it is found no more.
+    bench.happened(waiting.id, facts[0].what);
+    bench.look().await;
+    assert_eq!((bench.log.facts().len(), bench.history.state(waiting.id).status()), (1, Status::Failed));
+}
+
+#[tokio::test]
+async fn dead_letters_are_forgotten_after_their_time() {
+    let mut bench = bench(1_000);
+    let dead = |n: u8, at: Timestamp| Dead {
+        id: message(n).id,
+        at,
+        reason: Reason::NoAck,
+        round: 0,
+        attempts: 7,
+        inbox: message(n).inbox(4),
+        position: Position::START,
+        requeued_at: None,
+        message: None,
+    };
+    let kept = Limits::default().store.dead_ms;
+    let (old, young) = (dead(1, minus(bench.clock.wall(), kept + 1)), dead(2, minus(bench.clock.wall(), kept)));
+    for dead in [old, young] {
+        bench.history.letters.lock().insert((dead.id, 0), dead);
+    }
+    bench.look().await;
+    assert_eq!(bench.history.letters.lock().keys().map(|(id, _)| *id).collect::<Vec<_>>(), [message(2).id]);
+}

@@ -6,7 +6,7 @@
 //! ([`Engine::fatal`]). Leaves to others what the rows mean.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -294,7 +294,7 @@ impl Engine {
 
     /// Where the journal is, for the tests that damage it.
     #[cfg(test)]
-    pub(crate) fn store(&self) -> PathBuf {
+    pub(crate) fn store(&self) -> std::path::PathBuf {
         self.0.folder.store()
     }
 

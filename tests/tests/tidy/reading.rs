@@ -7,23 +7,23 @@ use std::{
 };
 
 /// Folders of the workspace that hold a crate.
-pub const CRATES: [&str; 8] = ["schemas", "ingest", "pipeline", "sinks", "stores", "gateway", "ops", "tests"];
+pub(crate) const CRATES: [&str; 8] = ["schemas", "ingest", "pipeline", "sinks", "stores", "gateway", "ops", "tests"];
 
 /// Folders that are built, fetched or kept, not written.
 const NOT_OURS: [&str; 4] = ["target", ".git", "node_modules", "esh3ar-data"];
 
 /// The repository.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the repository").to_owned()
 }
 
 /// The text of a file, by its path from the root.
-pub fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|why| panic!("{path}: {why}"))
 }
 
 /// Every file below a folder whose name ends so, with its text, in order. Folders that are not there hold none.
-pub fn files(below: &str, ending: &str) -> Vec<(String, String)> {
+pub(crate) fn files(below: &str, ending: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     collect(&root().join(below), ending, &mut found);
     found.sort();
@@ -49,18 +49,18 @@ fn collect(folder: &Path, ending: &str, found: &mut Vec<(String, String)>) {
 }
 
 /// Fails with all findings at once: one run shows everything that is to be done.
-pub fn none(findings: Vec<String>) {
+pub(crate) fn none(findings: Vec<String>) {
     assert!(findings.is_empty(), "{} found:\n  {}", findings.len(), findings.join("\n  "));
 }
 
 /// A source without its comments, so that a word in prose is not taken for code.
-pub fn code(source: &str) -> String {
+pub(crate) fn code(source: &str) -> String {
     let without = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
     source.lines().map(without).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether `word` stands in `code` as a whole identifier, followed by `then`.
-pub fn names(code: &str, word: &str, then: &str) -> bool {
+pub(crate) fn names(code: &str, word: &str, then: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     code.match_indices(&format!("{word}{then}")).any(|(at, _)| !code[..at].chars().next_back().is_some_and(part))
 }

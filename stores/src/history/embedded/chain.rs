@@ -111,7 +111,7 @@ mod tests {
         #[test]
         fn what_the_tail_does_not_reach_is_not_in_the_inbox(rows in rows(), from in 0usize..20) {
             let whole = walked(&rows);
-            prop_assert_eq!(gathered(Position::START, &rows), whole.clone());
+            prop_assert_eq!(&gathered(Position::START, &rows), &whole);
             // From any row on, also from one that was reached over.
             let from = rows[from % rows.len()].0;
             let rest: Vec<_> = whole.into_iter().filter(|position| *position > from).collect();

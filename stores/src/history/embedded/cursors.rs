@@ -42,7 +42,12 @@ pub(super) struct Moves {
 
 impl Moves {
     pub(super) fn new(tables: Arc<Tables>) -> Self {
-        Self { tables, waiting: Mutex::default(), flushing: AtomicBool::new(false), line: tokio::sync::Mutex::default() }
+        Self {
+            tables,
+            waiting: Mutex::default(),
+            flushing: AtomicBool::new(false),
+            line: tokio::sync::Mutex::default(),
+        }
     }
 
     fn take(&self, moves: &[(UserId, DeviceId, Cursor)]) -> PortResult<usize> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use schemas::{
     Inbox, Message, Position, State,
-    position::Epoch,
     port::{Entry, Order, Page, PortResult, Span},
+    position::Epoch,
 };
 
 use super::{
@@ -75,7 +75,8 @@ pub(super) fn forward(tables: &Tables, inbox: &Inbox, from: Position, limit: usi
     let gone = tables.ledger(&key)?.gone;
     // What retention removed is behind the reader: the first entry kept may name the last one removed.
     let chain = gather(tables, &key, from.max(gone), limit)?;
-    let entries = chain.into_entries().into_iter().map(|row| with_state(tables, inbox, row)).collect::<PortResult<_>>()?;
+    let entries =
+        chain.into_entries().into_iter().map(|row| with_state(tables, inbox, row)).collect::<PortResult<_>>()?;
     Ok(Span { entries, passed_by_retention: from < gone })
 }
 

@@ -49,7 +49,7 @@ impl Sizes {
 
     /// Whether this call is one that writes the counts.
     pub(super) fn is_time(&self) -> bool {
-        self.calls.fetch_add(1, Relaxed) % EVERY == 0
+        self.calls.fetch_add(1, Relaxed).is_multiple_of(EVERY)
     }
 
     pub(super) fn row(&self, tables: &Tables) -> Write {

@@ -111,7 +111,8 @@ pub(super) fn decode<T: DeserializeOwned>(from: &Keyspace, row: &[u8]) -> PortRe
     codec::decode(row).map_err(|why| broken(from, &why))
 }
 
-/// The store does not answer.
+/// The store does not answer. By value, because it is what `map_err` gives.
+#[expect(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
 pub(super) fn unread(why: fjall::Error) -> PortError {
     PortError::Unavailable(format!("the history could not be read: {why}"))
 }

@@ -11,7 +11,12 @@ use schemas::{
 };
 use tokio::sync::oneshot;
 
-use super::{Log, chunk::Draft, layout::chunk_key, segments::{Segment, Segments}};
+use super::{
+    Log,
+    chunk::Draft,
+    layout::chunk_key,
+    segments::{Segment, Segments},
+};
 use crate::embedded::{Pending, Space, Write};
 
 /// Bytes of one job: a call with more becomes durable in several steps, so that it does not hold up the others.
@@ -69,7 +74,8 @@ pub(crate) async fn append(log: &Arc<Log>, records: Vec<Append>) -> Vec<PortResu
         }
     }
     for (told, answers) in waiting {
-        let outcome = told.await.unwrap_or_else(|_| Err(PortError::Unknown("the store ended before it answered".into())));
+        let outcome =
+            told.await.unwrap_or_else(|_| Err(PortError::Unknown("the store ended before it answered".into())));
         for (call, offset) in answers {
             outcomes[call] = outcome.clone().map(|()| offset);
         }
@@ -143,7 +149,8 @@ async fn submit(log: &Arc<Log>, job: Job, appended_at: Timestamp) -> PortResult<
     let mut chunks = Vec::with_capacity(job.drafts.len());
     let mut state = log.heads.0.lock();
     // Offsets count only when the job has its place: until then they are not taken.
-    let before: Vec<(usize, u64)> = job.drafts.iter().map(|(draft, _)| (draft.index, state.next[draft.index])).collect();
+    let before: Vec<(usize, u64)> =
+        job.drafts.iter().map(|(draft, _)| (draft.index, state.next[draft.index])).collect();
     for (draft, value) in job.drafts {
         let (at, index) = (draft.at, draft.index);
         let (chunk, calls) = draft.place(state.next[index], appended_at);

@@ -35,7 +35,14 @@ impl Member {
     pub(crate) fn join(log: Arc<Log>, group: Group, topics: &[Topic]) -> PortResult<Self> {
         let inbox = log.groups.join(group, topics, &log.tails)?;
         let count = log.layout.count();
-        Ok(Self { log, group, topics: topics.to_vec(), inbox, positions: vec![None; count], paused: vec![false; count] })
+        Ok(Self {
+            log,
+            group,
+            topics: topics.to_vec(),
+            inbox,
+            positions: vec![None; count],
+            paused: vec![false; count],
+        })
     }
 
     /// Takes up what was assigned, puts down what was revoked.
@@ -43,7 +50,9 @@ impl Member {
         let log = self.log.clone();
         match event {
             Event::Assigned(partitions) => {
-                for index in partitions.iter().flat_map(|p| log.layout.of_partition(&self.topics, *p).collect::<Vec<_>>()) {
+                for index in
+                    partitions.iter().flat_map(|p| log.layout.of_partition(&self.topics, *p).collect::<Vec<_>>())
+                {
                     let start = log.segments.start(index);
                     self.positions[index] = Some(log.groups.committed(self.group, index).unwrap_or(start).max(start));
                     self.paused[index] = false;
@@ -51,7 +60,9 @@ impl Member {
                 }
             }
             Event::Revoked(partitions) => {
-                for index in partitions.iter().flat_map(|p| log.layout.of_partition(&self.topics, *p).collect::<Vec<_>>()) {
+                for index in
+                    partitions.iter().flat_map(|p| log.layout.of_partition(&self.topics, *p).collect::<Vec<_>>())
+                {
                     self.positions[index] = None;
                 }
             }

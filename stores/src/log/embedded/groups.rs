@@ -3,7 +3,10 @@
 //! A number changes hands in three steps: its owner is told to give it up, releases it, and only then it is another's. A
 //! member that is dropped has released everything.
 
-use std::{collections::{BTreeMap, HashMap}, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use fjall::Keyspace;
 use parking_lot::Mutex;
@@ -18,7 +21,10 @@ use super::{
     spread::spread,
     tail::Tails,
 };
-use crate::{OpenError, embedded::{Engine, Room, Shape, Write}};
+use crate::{
+    OpenError,
+    embedded::{Engine, Room, Shape, Write},
+};
 
 /// One group.
 struct State {
@@ -46,7 +52,8 @@ impl Groups {
         let mut groups = HashMap::new();
         for row in rows.iter() {
             let (key, value) = row.into_inner().map_err(OpenError::engine(engine.path()))?;
-            let damaged = || OpenError::Damaged { path: engine.path().into(), why: "a committed offset is not one".into() };
+            let damaged =
+                || OpenError::Damaged { path: engine.path().into(), why: "a committed offset is not one".into() };
             let (name, topic, partition) = read_commit_key(&key).ok_or_else(damaged)?;
             let offset = <[u8; 8]>::try_from(&*value).map(u64::from_be_bytes).map_err(|_| damaged())?;
             let state = groups.entry(name.to_string()).or_insert_with(|| State::new(layout));

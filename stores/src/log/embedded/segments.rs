@@ -15,7 +15,10 @@ use std::{
 use bytes::Bytes;
 use fjall::Keyspace;
 use parking_lot::RwLock;
-use schemas::{Offset, Timestamp, codec, port::{Fetch, PortError, PortResult, Record}};
+use schemas::{
+    Offset, Timestamp, codec,
+    port::{Fetch, PortError, PortResult, Record},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -67,7 +70,10 @@ impl Segments {
             let row = Row { created_at: now, starts: Vec::new(), before: 0 };
             // Not waited for: it stands before every record in the order of writes.
             let submitted = engine.submit(vec![put_row(&rows, 0, &row)]);
-            submitted.map_err(|error| damaged(engine, format!("the first segment could not be written: {error}")))?;
+            submitted.map_err(|error| {
+                let source = std::io::Error::new(std::io::ErrorKind::StorageFull, error.to_string());
+                OpenError::io("writing the first segment of the log in", engine.path())(source)
+            })?;
             known.insert(0, row);
         }
         let mut list = Vec::with_capacity(known.len());

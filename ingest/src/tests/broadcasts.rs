@@ -1,0 +1,149 @@
+//! Broadcasts: accepted as one, expanded in the lane's free room, nobody sent two.
+
+use std::{collections::HashSet, sync::atomic::Ordering};
+
+use schemas::port::BroadcastState;
+
+use super::*;
+
+fn body(count: usize) -> String {
+    let to: Vec<_> = (0..count).map(|n| phone(n).to_string()).collect();
+    serde_json::json!({ "to": to, "content": "news", "ref": "r" }).to_string()
+}
+
+async fn until(house: &House, path: &str, state: &str) -> Value {
+    loop {
+        let now = house.get(path, &server()).await.json();
+        if now["state"] == state {
+            return now;
+        }
+        // The expander works on this thread between requests.
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broadcast_is_accepted_as_one_and_becomes_a_message_each() {
+    let house = House::new(open_limits());
+    let to = ["+962790000001", "0790000002", "+962790000003", "+962790000001", "x"];
+    let body = serde_json::json!({ "to": to, "content": "a <b>b</b>", "metadata": {"a": 1} }).to_string();
+    let answer = house.post("/v1/broadcasts", &server(), &[], body).await;
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    let json = answer.json();
+    assert_eq!((&json["recipients"], &json["repeated"], &json["rejected_count"]), (&2.into(), &1.into(), &2.into()));
+    assert_eq!((&json["rejected"][0]["index"], &json["rejected"][1]["index"]), (&1.into(), &4.into()));
+    assert_eq!(json["durability"], "disk");
+    let path = format!("/v1/broadcasts/{}", json["id"].as_str().unwrap());
+    let done = until(&house, &path, "done").await;
+    assert_eq!((&done["expanded"], &done["recipients"]), (&2.into(), &2.into()));
+    let messages = house.log.messages();
+    assert_eq!(
+        messages.iter().map(|m| m.to.to_string()).collect::<Vec<_>>(),
+        ["acme/+962790000001", "acme/+962790000003"]
+    );
+    for message in &messages {
+        assert_eq!((message.priority.word(), message.content.body.as_str()), ("low", "a b"));
+        assert_eq!(message.id, schemas::MessageId::of_broadcast(message.broadcast.unwrap(), &message.to));
+    }
+}
+
+#[tokio::test]
+async fn a_broadcast_s_refusals_name_what_is_wrong() {
+    let mut limits = open_limits();
+    (limits.door.broadcast_recipients, limits.door.broadcast_bytes, limits.door.broadcasts_per_minute) = (10, 2_000, 2);
+    let house = House::new(limits);
+    let table = [
+        (r#"{"to":[],"content":"x"}"#.to_owned(), 422, "invalid-phone"),
+        (r#"{"to":["1","2"],"content":"x"}"#.to_owned(), 422, "invalid-phone"),
+        (r#"{"to":"+962790000001","content":"x"}"#.to_owned(), 422, "invalid-field"),
+        (r#"{"to":["+962790000001"],"content":""}"#.to_owned(), 422, "invalid-content"),
+        (body(11), 422, "invalid-field"),
+        (body(200), 413, "too-large"),
+        ("[".to_owned(), 400, "invalid-json"),
+    ];
+    for (body, status, slug) in table {
+        let answer = house.post("/v1/broadcasts", &server(), &[], body.clone()).await;
+        assert_eq!((answer.status.as_u16(), answer.slug().as_str()), (status, slug), "{body}");
+    }
+    assert!(house.history.broadcasts.lock().is_empty());
+    for status in [202, 202, 429] {
+        assert_eq!(house.post("/v1/broadcasts", &server(), &[], body(1)).await.status, status);
+    }
+    let dry = body(3).replace("\"news\"", "\"news\",\"dry_run\":true");
+    let answer = house.post("/v1/broadcasts", &server(), &[], dry).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["recipients"]), (200, &3.into()));
+    assert_eq!(house.history.broadcasts.lock().len(), 2);
+}
+
+#[tokio::test]
+async fn a_broadcast_s_key_names_it() {
+    let house = House::new(open_limits());
+    let key = [("idempotency-key", "\"sale\"")];
+    let first = house.post("/v1/broadcasts", &server(), &key, body(3)).await;
+    let again = house.post("/v1/broadcasts", &server(), &key, body(3)).await;
+    assert_eq!((first.json()["id"].clone(), again.header("idempotent-replayed")), (again.json()["id"].clone(), "true"));
+    let other = house.post("/v1/broadcasts", &server(), &key, body(4)).await;
+    assert_eq!((other.status.as_u16(), other.slug().as_str()), (422, "idempotency-conflict"));
+}
+
+#[tokio::test]
+async fn another_tenant_s_broadcast_is_not_there() {
+    let house = House::new(open_limits());
+    let id = house.post("/v1/broadcasts", &server(), &[], body(1)).await.json()["id"].as_str().unwrap().to_owned();
+    let theirs = token_of("zain", "server", all());
+    for path in [format!("/v1/broadcasts/{id}"), "/v1/broadcasts/nonsense".to_owned()] {
+        assert_eq!(house.get(&path, &theirs).await.slug(), "not-found");
+        let delete = house.ask(request("DELETE", &path, &theirs, &[], "")).await;
+        assert_eq!((delete.status.as_u16(), delete.slug().as_str()), (404, "not-found"));
+    }
+}
+
+/// Rule 13: the expansion waits while its lane has no free room, can be cancelled meanwhile, and then stops.
+#[tokio::test]
+async fn a_broadcast_uses_free_room_only_and_can_be_cancelled() {
+    let mut limits = open_limits();
+    limits.door.lane_slow = 200;
+    let house = House::new(limits);
+    house.log.waiting.store(100, Ordering::SeqCst);
+    while house.door.waiting()[2] != 100 {
+        house.door.asked.notified().await;
+    }
+    let id = house.post("/v1/broadcasts", &server(), &[], body(900)).await.json()["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/broadcasts/{id}");
+    for _ in 0..5 {
+        house.door.asked.notified().await;
+    }
+    assert_eq!(house.get(&path, &server()).await.json()["expanded"], 0, "half of the slow mark is taken already");
+    house.log.waiting.store(60, Ordering::SeqCst);
+    while house.log.messages().is_empty() {
+        house.door.asked.notified().await;
+    }
+    let first = house.log.messages().len();
+    assert!(first <= 40, "{first} were appended into room for 40");
+    let cancelled = house.ask(request("DELETE", &path, &server(), &[], "")).await;
+    assert_eq!((cancelled.status.as_u16(), &cancelled.json()["state"]), (200, &"cancelled".into()));
+    let after = house.log.messages().len();
+    for _ in 0..5 {
+        house.door.asked.notified().await;
+    }
+    assert!(house.log.messages().len() <= after + 40, "at most what was on its way");
+    assert_eq!(house.ask(request("DELETE", &path, &server(), &[], "")).await.status, 200, "twice is as once");
+}
+
+/// A crash between append and progress repeats a chunk with the same ids and the same bytes: the pipeline drops repeats by id.
+#[tokio::test]
+async fn an_expansion_that_starts_again_repeats_the_same_messages() {
+    let house = House::new(open_limits());
+    house.history.forgets.store(1, Ordering::SeqCst);
+    let id = house.post("/v1/broadcasts", &server(), &[], body(20)).await.json()["id"].as_str().unwrap().to_owned();
+    until(&house, &format!("/v1/broadcasts/{id}"), "done").await;
+    let records = house.log.records.lock().clone();
+    assert_eq!(records.len(), 40, "the chunk was appended twice");
+    assert_eq!(records[..20], records[20..], "byte for byte");
+    let ids: HashSet<_> = records.iter().map(|r| r.headers.id).collect();
+    assert_eq!(ids.len(), 20);
+    let state = house.history.broadcasts.lock().values().next().unwrap().0.state;
+    assert_eq!(state, BroadcastState::Done);
+    let late = house.ask(request("DELETE", &format!("/v1/broadcasts/{id}"), &server(), &[], "")).await;
+    assert_eq!((late.status.as_u16(), late.slug().as_str()), (409, "too-late"));
+}

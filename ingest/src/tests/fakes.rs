@@ -1,0 +1,206 @@
+//! Stand-ins for the log and for history.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use schemas::{
+    BroadcastId, Cursor, DeviceId, Epoch, Fact, Inbox, Message, MessageId, Offset, Partition, Phone, Position, State,
+    Timestamp, Topic, TopicPartition, UserId, codec, port::*, record::LaneRecord,
+};
+
+/// Keeps what is appended.
+#[derive(Default)]
+pub(super) struct FakeLog {
+    pub(super) records: Mutex<Vec<Append>>,
+    /// What every append answers, if not `Ok`.
+    pub(super) fault: Mutex<Option<PortError>>,
+    /// Appends let through before the fault.
+    pub(super) spared: AtomicUsize,
+    /// Waiting in every lane, besides nothing.
+    pub(super) waiting: AtomicU64,
+    pub(super) calls: AtomicUsize,
+}
+
+impl FakeLog {
+    /// The messages in the order of their append.
+    pub(super) fn messages(&self) -> Vec<Message> {
+        let read = |record: &Append| match codec::decode::<LaneRecord>(&record.body).unwrap() {
+            LaneRecord::Accepted(message) => message,
+            LaneRecord::Again(_) => panic!("the door appends accepted messages only"),
+        };
+        self.records.lock().iter().map(read).collect()
+    }
+}
+
+fn not_faked<T>() -> PortResult<T> {
+    Err(PortError::Rejected("not faked".to_owned()))
+}
+
+#[async_trait]
+impl Log for FakeLog {
+    async fn append(&self, records: Vec<Append>) -> Vec<PortResult<Offset>> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let mut kept = self.records.lock();
+        let fault = self.fault.lock().clone();
+        let one = |record| match &fault {
+            Some(why) if self.spared.load(Ordering::SeqCst) == 0 => Err(why.clone()),
+            _ => {
+                if fault.is_some() {
+                    self.spared.fetch_sub(1, Ordering::SeqCst);
+                }
+                kept.push(record);
+                Ok(Offset(kept.len() as u64))
+            }
+        };
+        records.into_iter().map(one).collect()
+    }
+    async fn read(&self, _: TopicPartition, _: Offset, _: Fetch) -> PortResult<Vec<Record>> {
+        not_faked()
+    }
+    async fn bounds(&self, at: TopicPartition) -> PortResult<(Offset, Offset)> {
+        let first = at.partition == Partition(0) && matches!(at.topic, Topic::Lane(_));
+        let waiting = if first { self.waiting.load(Ordering::SeqCst) } else { 0 };
+        Ok((Offset(5), Offset(10 + waiting)))
+    }
+    async fn committed(&self, group: Group, at: &[TopicPartition]) -> PortResult<Vec<Option<Offset>>> {
+        assert_eq!(group, crate::lanes::PIPELINE);
+        Ok(vec![Some(Offset(10)); at.len()])
+    }
+    async fn join(&self, _: Group, _: &[Topic]) -> PortResult<Box<dyn Consumer>> {
+        not_faked()
+    }
+    fn partitions(&self) -> u16 {
+        4
+    }
+    fn durability(&self) -> Durability {
+        Durability::Disk
+    }
+    async fn check(&self) -> PortResult<()> {
+        Ok(())
+    }
+}
+
+/// Keeps broadcasts.
+#[derive(Default)]
+pub(super) struct FakeHistory {
+    pub(super) broadcasts: Mutex<HashMap<BroadcastId, (Broadcast, Vec<Phone>)>>,
+    /// `progress` calls that fail before one is kept: as if the process had died between append and progress.
+    pub(super) forgets: AtomicUsize,
+}
+
+#[async_trait]
+impl Broadcasts for FakeHistory {
+    async fn begin(&self, broadcast: &Broadcast, recipients: &[Phone]) -> PortResult<Broadcast> {
+        let mut all = self.broadcasts.lock();
+        Ok(all.entry(broadcast.id).or_insert_with(|| (broadcast.clone(), recipients.to_vec())).0.clone())
+    }
+    async fn broadcast(&self, id: BroadcastId) -> PortResult<Option<Broadcast>> {
+        Ok(self.broadcasts.lock().get(&id).map(|(b, _)| b.clone()))
+    }
+    async fn running(&self) -> PortResult<Vec<Broadcast>> {
+        let all = self.broadcasts.lock();
+        Ok(all.values().filter(|(b, _)| b.state == BroadcastState::Running).map(|(b, _)| b.clone()).collect())
+    }
+    async fn recipients(&self, id: BroadcastId, from: u64, limit: usize) -> PortResult<Vec<Phone>> {
+        let all = self.broadcasts.lock();
+        Ok(all[&id].1.iter().skip(from as usize).take(limit).copied().collect())
+    }
+    async fn progress(&self, id: BroadcastId, expanded: u64, state: BroadcastState) -> PortResult<Broadcast> {
+        if self.forgets.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+            return Err(PortError::Unavailable("away".to_owned()));
+        }
+        let mut all = self.broadcasts.lock();
+        let (kept, _) = all.get_mut(&id).unwrap();
+        kept.expanded = kept.expanded.max(expanded);
+        if kept.state == BroadcastState::Running {
+            kept.state = state;
+        }
+        Ok(kept.clone())
+    }
+}
+
+#[async_trait]
+impl Inboxes for FakeHistory {
+    async fn take_over(&self, _: &[Partition]) -> PortResult<Vec<Epoch>> {
+        not_faked()
+    }
+    async fn tails(&self, _: &[Inbox]) -> PortResult<Vec<Tail>> {
+        not_faked()
+    }
+    async fn known(&self, _: &[MessageId]) -> PortResult<Vec<Option<Known>>> {
+        not_faked()
+    }
+    async fn record(&self, _: &[Entry], _: &Schedule) -> PortResult<()> {
+        not_faked()
+    }
+    async fn due(&self, _: Partition, _: Timestamp, _: usize) -> PortResult<Vec<Due>> {
+        not_faked()
+    }
+    async fn read(&self, _: &Inbox, _: Position, _: usize) -> PortResult<Span> {
+        not_faked()
+    }
+    async fn messages(&self, _: &[MessageId]) -> PortResult<Vec<Option<Placed>>> {
+        not_faked()
+    }
+    async fn one_way(
+        &self,
+        _: &Inbox,
+        _: Order,
+        _: Option<Position>,
+        _: usize,
+    ) -> PortResult<Page<(Entry, State), Position>> {
+        not_faked()
+    }
+    async fn unread(&self, _: &Inbox) -> PortResult<Unread> {
+        not_faked()
+    }
+    async fn retain(&self, _: Partition, _: Timestamp, _: usize) -> PortResult<Vec<Placed>> {
+        not_faked()
+    }
+    async fn sizes(&self) -> PortResult<(u64, u64)> {
+        not_faked()
+    }
+}
+
+#[async_trait]
+impl Facts for FakeHistory {
+    async fn settle(&self, _: &[Fact]) -> PortResult<Vec<Settled>> {
+        not_faked()
+    }
+    async fn states(&self, _: &[MessageId]) -> PortResult<Vec<State>> {
+        not_faked()
+    }
+}
+
+#[async_trait]
+impl Cursors for FakeHistory {
+    async fn cursors(&self, _: &UserId) -> PortResult<Vec<(DeviceId, Cursor)>> {
+        not_faked()
+    }
+    async fn advance(&self, _: &[(UserId, DeviceId, Cursor)]) -> PortResult<()> {
+        not_faked()
+    }
+}
+
+#[async_trait]
+impl DeadLetters for FakeHistory {
+    async fn bury(&self, _: &[Dead]) -> PortResult<()> {
+        not_faked()
+    }
+    async fn dead(&self, _: &Filter, _: Option<Buried>, _: usize) -> PortResult<Page<Dead, Buried>> {
+        not_faked()
+    }
+    async fn dead_letter(&self, _: MessageId) -> PortResult<Option<Dead>> {
+        not_faked()
+    }
+    async fn dead_count(&self) -> PortResult<u64> {
+        not_faked()
+    }
+    async fn forget_dead(&self, _: Timestamp, _: usize) -> PortResult<usize> {
+        not_faked()
+    }
+}

@@ -1,0 +1,200 @@
+//! A phone's side of the socket, for `esh3ar listen`: keeps its cursor, drops what it has seen, comes back when it is told to.
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use reqwest::Url;
+use schemas::{
+    Cursor, DeviceId, Problem,
+    frame::{ClientFrame, SUBPROTOCOL, ServerFrame},
+    view::{Item, StatusChange},
+};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
+};
+
+use crate::exit::Failure;
+
+/// The shortest and the longest wait before coming back, ms.
+const BACK_OFF_MS: (u64, u64) = (100, 10_000);
+
+/// What a phone meets.
+#[derive(Debug)]
+pub(super) enum Met {
+    /// Connected; whether everything since its cursor follows.
+    Welcome { recovered: bool },
+    /// New messages, in order.
+    Items(Vec<Item>),
+    /// One of its own messages changed.
+    Status(StatusChange),
+    /// The connection ended; it comes back after so long.
+    Gone { after_ms: u64, why: String },
+}
+
+/// A phone.
+pub(super) struct Phone {
+    url: Url,
+    token: String,
+    device: DeviceId,
+    cursor: Option<Cursor>,
+    socket: Option<WebSocketStream<MaybeTlsStream<TcpStream>>>,
+    failures: u32,
+    was_connected: bool,
+    wait_ms: u64,
+}
+
+impl Phone {
+    /// A phone of the server at `url`, which starts at `cursor`, or where its device stood.
+    pub(super) fn new(url: &str, token: String, device: DeviceId, cursor: Option<Cursor>) -> Result<Self, Failure> {
+        let bad = || Failure::usage(format!("{url} is not an address: write http://HOST:PORT"));
+        let mut socket = Url::parse(url).map_err(|_| bad())?;
+        let scheme = if socket.scheme() == "https" { "wss" } else { "ws" };
+        socket.set_scheme(scheme).map_err(|()| bad())?;
+        socket.set_path(&format!("{}/v1/ws", socket.path().trim_end_matches('/')));
+        let (failures, was_connected, wait_ms) = (0, false, 0);
+        Ok(Self { url: socket, token, device, cursor, socket: None, failures, was_connected, wait_ms })
+    }
+
+    /// The next thing met. Connects and comes back by itself; fails where coming back is useless. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Met, Failure> {
+        loop {
+            let Some(socket) = &mut self.socket else {
+                tokio::time::sleep(Duration::from_millis(self.wait_ms)).await;
+                if let Some(met) = self.connect().await? {
+                    return Ok(met);
+                }
+                continue;
+            };
+            match socket.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    if let Some(met) = self.frame(&text).await? {
+                        return Ok(met);
+                    }
+                }
+                Some(Ok(Message::Close(close))) => return self.closed(close),
+                Some(Ok(_)) => {}
+                Some(Err(why)) => return Ok(self.gone(why.to_string(), None)),
+                None => return Ok(self.gone("the connection ended".to_owned(), None)),
+            }
+        }
+    }
+
+    /// Tells the server that everything up to here has arrived.
+    pub(super) async fn acknowledge(&mut self, cursor: &Cursor) -> Result<(), Failure> {
+        self.say(&ClientFrame::Ack { cursor: Some(cursor.clone()), ids: Vec::new() }).await;
+        Ok(())
+    }
+
+    /// Says goodbye and waits until the server has heard it, so that the last acknowledgement arrives.
+    pub(super) async fn close(mut self) {
+        if let Some(mut socket) = self.socket.take() {
+            let _ = socket.close(None).await;
+            let drained = async { while let Some(Ok(_)) = socket.next().await {} };
+            let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Option<Met>, Failure> {
+        let mut url = self.url.clone();
+        url.query_pairs_mut().append_pair("device", self.device.as_str());
+        if let Some(cursor) = &self.cursor {
+            url.query_pairs_mut().append_pair("cursor", &cursor.to_string());
+        }
+        let bad = |why: &dyn std::fmt::Display| Failure::usage(format!("this address or token cannot be used: {why}"));
+        let mut request = url.as_str().into_client_request().map_err(|why| bad(&why))?;
+        let headers = request.headers_mut();
+        headers.insert("authorization", format!("Bearer {}", self.token).parse().map_err(|why| bad(&why))?);
+        headers.insert("sec-websocket-protocol", SUBPROTOCOL.parse().map_err(|why| bad(&why))?);
+        match connect_async(request).await {
+            Ok((socket, _)) => {
+                self.socket = Some(socket);
+                (self.failures, self.was_connected) = (0, true);
+                Ok(None)
+            }
+            Err(Error::Http(answer)) => {
+                let body = answer.body().as_deref().unwrap_or_default();
+                match serde_json::from_slice::<Problem>(body) {
+                    Ok(problem) if matches!(answer.status().as_u16(), 429 | 503) => {
+                        Ok(Some(self.gone(problem.to_string(), problem.retry_after_ms)))
+                    }
+                    Ok(problem) => Err(Failure::refused(problem)),
+                    Err(_) => Err(Failure::unreachable(format!("what listens there answers {}", answer.status()))),
+                }
+            }
+            Err(why) if self.was_connected => Ok(Some(self.gone(why.to_string(), None))),
+            Err(why) => {
+                let host = self.url.host_str().unwrap_or_default();
+                let port = self.url.port_or_known_default().unwrap_or_default();
+                Err(Failure::unreachable(format!("{host}:{port} cannot be reached ({why}): is `esh3ar up` running there?")))
+            }
+        }
+    }
+
+    async fn frame(&mut self, text: &str) -> Result<Option<Met>, Failure> {
+        // A frame of a kind that this release does not know is for newer clients.
+        let Ok(frame) = serde_json::from_str::<ServerFrame>(text) else { return Ok(None) };
+        Ok(match frame {
+            ServerFrame::Welcome { recovered, .. } => Some(Met::Welcome { recovered }),
+            ServerFrame::Messages { items } => {
+                let fresh: Vec<_> = items.into_iter().filter(|item| self.is_fresh(item)).collect();
+                (!fresh.is_empty()).then_some(Met::Items(fresh))
+            }
+            ServerFrame::Status(change) => Some(Met::Status(change)),
+            ServerFrame::Ping => {
+                self.say(&ClientFrame::Pong).await;
+                None
+            }
+            ServerFrame::Reconnect { after_ms, .. } => {
+                self.wait_ms = after_ms;
+                None
+            }
+            ServerFrame::Error { problem, .. } => return Err(Failure::refused(problem)),
+            ServerFrame::Accepted { .. } | ServerFrame::Read { .. } | ServerFrame::Pong => None,
+        })
+    }
+
+    /// Moves the cursor over an item; one that does not move it came before.
+    fn is_fresh(&mut self, item: &Item) -> bool {
+        let Some(at) = &item.cursor else { return true };
+        let mut moved = self.cursor.clone().unwrap_or_default();
+        moved.join(at);
+        let fresh = self.cursor.as_ref() != Some(&moved);
+        self.cursor = Some(moved);
+        fresh
+    }
+
+    async fn say(&mut self, frame: &ClientFrame) {
+        let Ok(text) = serde_json::to_string(frame) else { return };
+        if let Some(socket) = &mut self.socket {
+            // A broken connection shows itself at the next read.
+            let _ = socket.send(Message::text(text)).await;
+        }
+    }
+
+    fn closed(&mut self, close: Option<CloseFrame>) -> Result<Met, Failure> {
+        let (code, reason) = close.map_or((1006, String::new()), |c| (u16::from(c.code), c.reason.to_string()));
+        match code {
+            4100..=4199 => {
+                let detail = format!("the token has ended or is not valid ({reason})");
+                Err(Failure::refused(Problem::new(schemas::Code::TokenExpired, detail)))
+            }
+            4200..=4299 => Err(Failure::failed(format!("the server ended the session for good: {reason} ({code})"))),
+            _ => Ok(self.gone(format!("closed: {reason} ({code})"), None)),
+        }
+    }
+
+    /// The connection is no more: it comes back when the server said, or later each time, at a moment of its own.
+    fn gone(&mut self, why: String, after_ms: Option<u64>) -> Met {
+        self.socket = None;
+        let (first, last) = BACK_OFF_MS;
+        let own = (first << self.failures.min(10)).min(last);
+        self.failures = self.failures.saturating_add(1);
+        let told = after_ms.unwrap_or(0).max(self.wait_ms);
+        self.wait_ms = 0;
+        let after_ms = if told > 0 { told } else { rand::random_range(own / 2..=own) };
+        self.wait_ms = after_ms;
+        Met::Gone { after_ms, why }
+    }
+}

@@ -1,0 +1,124 @@
+//! `esh3ar up`: every role in this process, until it is told to end.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{ConfigArgs, print};
+use crate::{
+    compose,
+    config::{Config, check},
+    exit::Failure,
+    telemetry,
+};
+
+pub(super) const EXAMPLE: &str = "Examples:
+  esh3ar up
+  esh3ar up --data /var/lib/esh3ar --listen 0.0.0.0:8080 --config /etc/esh3ar.toml
+  esh3ar up --json --listen 127.0.0.1:0 --admin 127.0.0.1:0        one line when it is ready, for scripts
+
+It ends on SIGTERM or SIGINT after finishing what is in flight; a second signal ends it at once. It ends with exit code 1 when
+its store fails, 2 when the configuration is wrong, 3 when a port is taken or the data folder cannot be used.";
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// The folder that keeps everything [default: ./esh3ar-data].
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where clients connect [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Where administrators connect [default: 127.0.0.1:8081].
+    #[arg(long, value_name = "HOST:PORT")]
+    admin: Option<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl UpArgs {
+    fn config(&self) -> Result<Config, Failure> {
+        let mut flags = Vec::new();
+        if let Some(data) = &self.data {
+            let text = data.to_str().ok_or_else(|| Failure::usage("--data must be a name in UTF-8"))?;
+            flags.push(("data", text.to_owned(), "--data"));
+        }
+        if let Some(listen) = &self.listen {
+            flags.push(("listen", listen.clone(), "--listen"));
+        }
+        if let Some(admin) = &self.admin {
+            flags.push(("admin", admin.clone(), "--admin"));
+        }
+        Ok(self.config.load(&flags)?.config)
+    }
+}
+
+/// Runs it.
+pub(super) async fn run(args: UpArgs, json: bool) -> Result<(), Failure> {
+    let config = args.config()?;
+    telemetry::logs(&config.log)?;
+    for sentence in check::advice(&config) {
+        tracing::warn!("{sentence}");
+    }
+    let metrics = telemetry::metrics()?;
+    let mut signals = Signals::listen()?;
+    let starting = compose::up(config.clone(), metrics);
+    let service = tokio::select! {
+        service = starting => service?,
+        () = signals.next() => return Ok(()),
+    };
+    // Whoever started it may have closed the pipe; that is no reason to end.
+    let _ = ready(&service, &config, json);
+    tracing::info!(listen = %service.listen(), admin = %service.admin(), data = %config.data.display(), "ready");
+    if let Err(failure) = service.ended(signals.next()).await {
+        tracing::error!("{failure}");
+        service.abandon();
+        return Err(failure);
+    }
+    tracing::info!("ending: finishing what is in flight");
+    tokio::select! {
+        clean = service.close() => {
+            if clean {
+                tracing::info!("ended");
+            } else {
+                tracing::warn!("ended before everything was finished: the rest is done after the next start");
+            }
+        }
+        () = signals.next() => tracing::warn!("ended at once by a second signal: the rest is done after the next start"),
+    }
+    Ok(())
+}
+
+fn ready(service: &compose::Service, config: &Config, json: bool) -> Result<(), Failure> {
+    let (listen, admin, data) = (service.listen(), service.admin(), config.data.display().to_string());
+    if json {
+        return print::json(&json!({ "ready": true, "listen": listen, "admin": admin, "data": data }));
+    }
+    let flag = if data == "./esh3ar-data" { String::new() } else { format!(" --data {data}") };
+    print::line(format!(
+        "Esh3ar is ready.\n  listens on      http://{listen}\n  administrators  http://{admin}\n  keeps its data  {data}\n\n\
+         Next, in another terminal:\n  esh3ar listen --user +962790000001{flag}\n  esh3ar send --to +962790000001 --text Hello{flag}\n"
+    ))
+}
+
+/// The signals that ask a process to end.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let on = |kind| signal(kind).map_err(|why| Failure::failed(format!("signals cannot be heard: {why}")));
+        Ok(Self { term: on(SignalKind::terminate())?, int: on(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Metrics that are states and not events: what waits, what is in flight, what is kept. Looked at every second, so that a
+//! scrape costs the parts nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use schemas::{Priority, port::History};
+
+use crate::{admin::Running, compose::Kept};
+
+/// How often.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What is looked at.
+pub struct Parts {
+    /// The history.
+    pub history: Arc<dyn History>,
+    /// The door.
+    pub door: Arc<ingest::Door>,
+    /// The sockets.
+    pub gateway: Arc<gateway::Gateway>,
+    /// The dataflow.
+    pub pipeline: Running,
+    /// The store.
+    pub stores: Kept,
+    /// What keeps histograms small while nobody scrapes.
+    pub metrics: PrometheusHandle,
+}
+
+/// Looks, until it is aborted.
+pub async fn keep(parts: Parts) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for round in 0u64.. {
+        ticks.tick().await;
+        lanes(&parts);
+        if let Some(stats) = parts.stores.lock().as_ref().map(stores::Stores::stats) {
+            store(&stats);
+        }
+        metrics::gauge!("esh3ar_sessions").set(parts.gateway.sessions() as f64);
+        if round % 5 == 0 {
+            sizes(&*parts.history).await;
+            parts.metrics.run_upkeep();
+        }
+    }
+}
+
+fn lanes(parts: &Parts) {
+    let waiting = parts.door.waiting();
+    let gauges = parts.pipeline.lock().as_ref().map(pipeline::Pipeline::gauges).unwrap_or_default();
+    for lane in Priority::ALL {
+        let (i, word) = (usize::from(lane.number()), lane.word());
+        metrics::gauge!("esh3ar_lane_waiting_messages", "lane" => word).set(waiting[i] as f64);
+        metrics::gauge!("esh3ar_lane_in_flight_messages", "lane" => word).set(gauges.in_flight[i] as f64);
+        metrics::counter!("esh3ar_batches_total", "lane" => word).absolute(gauges.batches[i]);
+        metrics::counter!("esh3ar_recorded_total", "lane" => word).absolute(gauges.recorded[i]);
+        metrics::counter!("esh3ar_repeats_total", "lane" => word).absolute(gauges.repeats[i]);
+        metrics::counter!("esh3ar_parked_total", "lane" => word).absolute(gauges.parked[i]);
+        metrics::counter!("esh3ar_retries_total", "lane" => word).absolute(gauges.retries[i]);
+        metrics::counter!("esh3ar_buried_total", "lane" => word).absolute(gauges.buried[i]);
+    }
+    metrics::gauge!("esh3ar_retry_waiting_messages").set(gauges.retries_waiting as f64);
+    metrics::gauge!("esh3ar_acknowledgements_waiting").set(gauges.armed as f64);
+}
+
+fn store(stats: &stores::Stats) {
+    metrics::counter!("esh3ar_store_syncs_total").absolute(stats.syncs);
+    metrics::counter!("esh3ar_store_groups_total").absolute(stats.groups);
+    metrics::counter!("esh3ar_store_writes_total").absolute(stats.writes);
+    metrics::counter!("esh3ar_store_written_bytes_total").absolute(stats.bytes);
+}
+
+async fn sizes(history: &dyn History) {
+    if let Ok((kept, scheduled)) = history.sizes().await {
+        metrics::gauge!("esh3ar_kept_messages").set(kept as f64);
+        metrics::gauge!("esh3ar_scheduled_messages").set(scheduled as f64);
+    }
+    if let Ok(dead) = history.dead_count().await {
+        metrics::gauge!("esh3ar_dead_letters").set(dead as f64);
+    }
+}

@@ -1,0 +1,180 @@
+//! The ledger: which offsets stand behind which epoch, and which may therefore be committed. Pure.
+//!
+//! Promises that an offset is named only when every record before it in its partition is done, whatever lane it went
+//! through: a tier's records go to three lanes with three frontiers (invariant 3). Bounded by what is in flight.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use schemas::{Lane, Offset, Partition, TopicPartition};
+
+/// The ledger of one instance.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    lanes: [PerLane; 3],
+    at: BTreeMap<TopicPartition, VecDeque<Line>>,
+    ready: BTreeMap<TopicPartition, Offset>,
+}
+
+/// Records of one partition in one epoch of one lane.
+#[derive(Debug)]
+struct Line {
+    lane: Lane,
+    epoch: u64,
+    next: Offset,
+}
+
+#[derive(Debug, Default)]
+struct PerLane {
+    epochs: VecDeque<(u64, usize, usize)>,
+    frontier: u64,
+    count: usize,
+    bytes: usize,
+}
+
+fn index(lane: Lane) -> usize {
+    usize::from(lane.number())
+}
+
+impl Ledger {
+    /// An epoch of a lane is fed: so many items and bytes, up to these offsets (the next ones to read).
+    pub(crate) fn fed(
+        &mut self,
+        lane: Lane,
+        epoch: u64,
+        (count, bytes): (usize, usize),
+        ends: impl IntoIterator<Item = (TopicPartition, Offset)>,
+    ) {
+        let of = &mut self.lanes[index(lane)];
+        of.epochs.push_back((epoch, count, bytes));
+        of.count += count;
+        of.bytes += bytes;
+        for (at, next) in ends {
+            self.at.entry(at).or_default().push_back(Line { lane, epoch, next });
+        }
+    }
+
+    /// A lane's frontier stands here: all its epochs below are done. Says whether it moved.
+    pub(crate) fn reached(&mut self, lane: Lane, frontier: u64) -> bool {
+        let of = &mut self.lanes[index(lane)];
+        if frontier <= of.frontier {
+            return false;
+        }
+        of.frontier = frontier;
+        while let Some((_, count, bytes)) = of.epochs.pop_front_if(|(epoch, ..)| *epoch < frontier) {
+            of.count -= count;
+            of.bytes -= bytes;
+        }
+        true
+    }
+
+    /// Offsets that may be committed now and were not named before.
+    pub(crate) fn done(&mut self) -> Vec<(TopicPartition, Offset)> {
+        let frontiers = [0, 1, 2].map(|i| self.lanes[i].frontier);
+        self.at.retain(|at, lines| {
+            while let Some(line) = lines.pop_front_if(|line| line.epoch < frontiers[index(line.lane)]) {
+                self.ready.insert(*at, line.next);
+            }
+            !lines.is_empty()
+        });
+        std::mem::take(&mut self.ready).into_iter().collect()
+    }
+
+    /// Messages and bytes of a lane in flight.
+    pub(crate) fn in_flight(&self, lane: Lane) -> (usize, usize) {
+        let of = &self.lanes[index(lane)];
+        (of.count, of.bytes)
+    }
+
+    /// Whether anything is in flight, of these partitions.
+    pub(crate) fn holds(&self, partitions: &[Partition]) -> bool {
+        self.at.iter().any(|(at, lines)| {
+            partitions.contains(&at.partition)
+                && lines.iter().any(|line| line.epoch >= self.lanes[index(line.lane)].frontier)
+        })
+    }
+
+    /// Whether nothing at all is in flight.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|of| of.epochs.is_empty())
+    }
+
+    /// Another owns these now: what is still in flight of them is not committed.
+    pub(crate) fn forget(&mut self, partitions: &[Partition]) {
+        self.at.retain(|at, _| !partitions.contains(&at.partition));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use schemas::{Priority, Topic, tier::Tier};
+
+    #[derive(Debug, Clone)]
+    enum Move {
+        Feed { lane: usize, at: Vec<(usize, u64)> },
+        Reach { lane: usize, by: u64 },
+        Done,
+    }
+
+    fn moves() -> impl Strategy<Value = Move> {
+        prop_oneof![
+            (0usize..3, proptest::collection::vec((0usize..4, 1u64..5), 0..3))
+                .prop_map(|(lane, at)| Move::Feed { lane, at }),
+            (0usize..3, 1u64..3).prop_map(|(lane, by)| Move::Reach { lane, by }),
+            Just(Move::Done),
+        ]
+    }
+
+    proptest! {
+        // Invariant 3: no offset is committed past unfinished work; at the end every offset is.
+        #[test]
+        fn no_offset_is_named_past_unfinished_work(moves in proptest::collection::vec(moves(), 1..100)) {
+            let place = |n: usize| TopicPartition {
+                topic: Topic::Retry(Tier::ALL[n % 2]), partition: Partition((n / 2) as u16),
+            };
+            let mut ledger = Ledger::default();
+            let (mut ends, mut epochs, mut frontiers) = ([0u64; 4], [0u64; 3], [0u64; 3]);
+            // Every record: where, offset, lane, epoch.
+            let mut records = Vec::<(usize, u64, usize, u64)>::new();
+            let mut committed = [0u64; 4];
+            let mut check = |ledger: &mut Ledger, records: &[(usize, u64, usize, u64)], frontiers: [u64; 3]| {
+                for (at, next) in ledger.done() {
+                    let n = (0..4).find(|n| place(*n) == at).unwrap();
+                    prop_assert!(next.0 > committed[n], "it only grows");
+                    committed[n] = next.0;
+                }
+                for (n, offset, lane, epoch) in records {
+                    if *offset < committed[*n] { prop_assert!(*epoch < frontiers[*lane]); }
+                }
+                Ok(committed)
+            };
+            for step in moves {
+                match step {
+                    Move::Feed { lane, at } => {
+                        let mut fed = BTreeMap::new();
+                        for (n, records_fed) in at {
+                            for _ in 0..records_fed {
+                                records.push((n, ends[n], lane, epochs[lane]));
+                                ends[n] += 1;
+                            }
+                            fed.insert(place(n), Offset(ends[n]));
+                        }
+                        ledger.fed(Priority::ALL[lane], epochs[lane], (1, 10), fed);
+                        epochs[lane] += 1;
+                    }
+                    Move::Reach { lane, by } => {
+                        frontiers[lane] = (frontiers[lane] + by).min(epochs[lane]);
+                        ledger.reached(Priority::ALL[lane], frontiers[lane]);
+                        let left = (epochs[lane] - frontiers[lane]) as usize;
+                        prop_assert_eq!(ledger.in_flight(Priority::ALL[lane]), (left, left * 10));
+                    }
+                    Move::Done => { check(&mut ledger, &records, frontiers)?; }
+                }
+            }
+            for lane in Priority::ALL { ledger.reached(lane, u64::MAX); }
+            prop_assert_eq!(check(&mut ledger, &records, [u64::MAX; 3])?, ends);
+            prop_assert!(ledger.is_empty());
+        }
+    }
+}

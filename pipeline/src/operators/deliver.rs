@@ -1,0 +1,143 @@
+//! Deliver: hands routed batches to dispatch and does what follows from the outcomes. Batches of a lane are handed over in the
+//! order they came.
+//!
+//! Taken: done. Absent: parked. Failed: a fact, and a record on the next tier or a grave. A batch's epoch stays open until its
+//! facts, retries and dead letters are durable, so that no offset is committed before them; its credit is given back as soon
+//! as the outcomes are known. A dispatch that panics or outlives its deadline has failed.
+
+use std::{panic::AssertUnwindSafe, rc::Rc, time::Duration};
+
+use futures::FutureExt as _;
+use schemas::{
+    Fact, Lane, Reason, Topic,
+    port::{Append, Dead, History, Log, Outcome, PortError, Routed},
+    record,
+};
+
+use super::{
+    Done, Routes,
+    act::{Act, act_in_order},
+    record::again,
+    route::Ways,
+};
+use crate::{
+    backoff::Backoff,
+    effects::{Effects, Tried},
+    gauges,
+    item::Batch,
+    shared::Shared,
+};
+
+/// Past its own deadline, dispatch is given so long, ms, to say what failed.
+const GRACE_MS: u64 = 1_000;
+
+/// The operator.
+pub(crate) fn deliver<'scope>(batches: Routes<'scope>, lane: Lane, shared: &Rc<Shared>) -> Done<'scope> {
+    let shared = shared.clone();
+    act_in_order(batches, "deliver", lane, shared.rim.clone(), move |batch: Batch<Ways>| {
+        if batch.load.sends.is_empty() && batch.load.effects.is_empty() {
+            return Act::Now(());
+        }
+        let shared = shared.clone();
+        Act::Later(async move {
+            let Batch { load: Ways { sends, mut effects }, credit, .. } = batch;
+            hand_over(&shared, lane, sends, &mut effects).await;
+            drop(credit);
+            keep(&shared, lane, effects).await;
+        })
+    })
+}
+
+/// Delivers, and decides what follows.
+async fn hand_over(shared: &Shared, lane: Lane, sends: Vec<Routed>, effects: &mut Effects) {
+    if sends.is_empty() {
+        return;
+    }
+    let kit = &shared.kit;
+    let tried: Vec<_> = sends.iter().map(|routed| Tried::of(&routed.hint)).collect();
+    let within = Duration::from_millis(kit.limits.flow.deliver_ms + GRACE_MS);
+    let delivery = AssertUnwindSafe(kit.ports.dispatch.deliver(sends)).catch_unwind();
+    let outcomes = match tokio::time::timeout(within, delivery).await {
+        Ok(Ok(outcomes)) if outcomes.len() == tried.len() => outcomes,
+        answer => {
+            tracing::error!(answered = answer.is_ok(), lane = lane.word(), "a delivery has no outcome: it failed");
+            vec![Outcome::Failed(Reason::NodeUnreachable); tried.len()]
+        }
+    };
+    let at = kit.clock.wall();
+    for (tried, outcome) in tried.iter().zip(outcomes) {
+        match outcome {
+            Outcome::Taken => {}
+            Outcome::Absent => {
+                kit.handed.sent(tried.message.id);
+                gauges::add(&shared.count(lane).parked, 1);
+                effects.parked(tried, at);
+            }
+            Outcome::Failed(reason) => {
+                kit.handed.sent(tried.message.id);
+                effects.failed(tried, lane, reason, at, kit.limits.flow.retry_first_ms);
+            }
+        }
+    }
+}
+
+/// Makes what follows durable, however long it takes.
+async fn keep(shared: &Shared, lane: Lane, effects: Effects) {
+    if effects.is_empty() {
+        return;
+    }
+    let kit = &shared.kit;
+    gauges::add(&shared.count(lane).retries, effects.again.len());
+    gauges::add(&shared.count(lane).buried, effects.dead.len());
+    let Effects { facts, again, dead } = effects;
+    if !dead.is_empty() {
+        until_buried(&*kit.ports.history, &dead).await;
+    }
+    append(&*kit.ports.log, records(facts, &again, &dead)).await;
+    if !dead.is_empty() {
+        kit.ports.dispatch.alarm(&dead).await;
+    }
+}
+
+/// The records of effects.
+fn records(facts: Vec<Fact>, retries: &[(schemas::tier::Tier, record::Again)], dead: &[Dead]) -> Vec<Append> {
+    let mut records = record::facts(facts);
+    records.extend(retries.iter().map(|(tier, again)| record::again(Topic::Retry(*tier), again)));
+    records.extend(dead.iter().map(record::dead));
+    records
+}
+
+/// Appends until all are durable. What may have been appended is appended again: facts merge, retries and graves are known by
+/// their numbers. What the log refuses for good is said and left, because again is useless.
+async fn append(log: &dyn Log, mut records: Vec<Append>) {
+    let mut backoff = Backoff::default();
+    loop {
+        let answers = log.append(records.clone()).await;
+        let mut left = Vec::new();
+        for (record, answer) in records.into_iter().zip(answers) {
+            match answer {
+                Ok(_) => {}
+                Err(why @ PortError::Rejected(_)) => tracing::error!(at = %record.at, %why, "a record was refused"),
+                Err(why) => {
+                    if left.is_empty() {
+                        again("append", &why, &backoff);
+                    }
+                    left.push(record);
+                }
+            }
+        }
+        if left.is_empty() {
+            return;
+        }
+        records = left;
+        backoff.wait().await;
+    }
+}
+
+async fn until_buried(history: &dyn History, dead: &[Dead]) {
+    let mut backoff = Backoff::default();
+    while let Err(why) = history.bury(dead).await {
+        again("bury", &why, &backoff);
+        backoff.wait().await;
+    }
+}

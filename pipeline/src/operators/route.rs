@@ -1,0 +1,134 @@
+//! Route: finds where the recipients of a batch are, in one look-up. Who is nowhere waits in the inbox: parked.
+//!
+//! A retry reads its message's state first: what is done or withdrawn is not sent, the rest goes on with the attempt that is
+//! due. What its sender took back meanwhile is not sent either ([`crate::handed`]). Keeps the order of a lane's batches.
+
+use std::{collections::HashMap, rc::Rc};
+
+use schemas::{
+    Lane, MessageId, NodeId, Reason, Timestamp, UserId,
+    port::{Hint, Place, Placed, Routed},
+    record::Again,
+};
+
+use super::{
+    Recorded, Routes,
+    act::{Act, act_in_order},
+    record::until_answered,
+};
+use crate::{
+    effects::{Effects, Tried},
+    gauges,
+    item::{Batch, Step},
+    shared::Shared,
+};
+
+/// Where a batch goes.
+#[derive(Debug, Default)]
+pub(crate) struct Ways {
+    /// To be delivered, in order.
+    pub(crate) sends: Vec<Routed>,
+    /// To be told and kept.
+    pub(crate) effects: Effects,
+}
+
+/// The operator.
+pub(crate) fn route<'scope>(batches: Recorded<'scope>, lane: Lane, shared: &Rc<Shared>) -> Routes<'scope> {
+    let shared = shared.clone();
+    act_in_order(batches, "route", lane, shared.rim.clone(), move |mut batch: Batch<Vec<Step>>| {
+        let steps = std::mem::take(&mut batch.load);
+        if steps.is_empty() {
+            return Act::Now(batch.with(Ways::default()));
+        }
+        let shared = shared.clone();
+        Act::Later(async move {
+            let ways = find_ways(&shared, lane, steps).await;
+            batch.with(ways)
+        })
+    })
+}
+
+async fn find_ways(shared: &Shared, lane: Lane, steps: Vec<Step>) -> Ways {
+    let now = shared.kit.clock.wall();
+    let agains: Vec<MessageId> =
+        steps.iter().filter_map(|step| if let Step::Again(again) = step { Some(again.id) } else { None }).collect();
+    let history = &shared.kit.ports.history;
+    let placed = until_answered(&agains, || history.messages(&agains)).await;
+    let Sorted { offers, mut effects } = sort(steps, placed, now);
+    let mut users: Vec<UserId> = offers.iter().map(|hint| hint.inbox.user.clone()).collect();
+    users.sort_unstable();
+    users.dedup();
+    let places = if users.is_empty() { Ok(Vec::new()) } else { shared.kit.ports.presence.locate(&users).await };
+    let mut sends = Vec::with_capacity(offers.len());
+    match places {
+        Ok(places) => {
+            let nodes: HashMap<&UserId, Vec<NodeId>> = users.iter().zip(places.iter().map(|at| nodes(at))).collect();
+            let mono = shared.kit.clock.mono();
+            for hint in offers {
+                let nodes = nodes.get(&hint.inbox.user).map_or(&[][..], Vec::as_slice);
+                if nodes.is_empty() {
+                    effects.parked(&Tried::of(&hint), now);
+                } else if shared.kit.handed.hand(hint.message.id, mono) {
+                    sends.push(Routed { hint, nodes: nodes.to_vec() });
+                }
+            }
+        }
+        Err(why) => {
+            tracing::warn!(%why, lane = lane.word(), "users could not be located: the attempt failed");
+            let first_ms = shared.kit.limits.flow.retry_first_ms;
+            for hint in offers {
+                effects.failed(&Tried::of(&hint), lane, Reason::NodeUnreachable, now, first_ms);
+            }
+        }
+    }
+    let parked = effects.facts.iter().filter(|fact| fact.what == schemas::What::Parked).count();
+    gauges::add(&shared.count(lane).parked, parked);
+    Ways { sends, effects }
+}
+
+/// The nodes of a user's places, each once.
+fn nodes(places: &[Place]) -> Vec<NodeId> {
+    let mut nodes: Vec<_> = places.iter().map(|place| place.node.clone()).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes
+}
+
+/// What of a batch is to be offered, and what is decided already.
+struct Sorted {
+    offers: Vec<Hint>,
+    effects: Effects,
+}
+
+/// Sorts steps; `placed` answers the retries among them, in order.
+fn sort(steps: Vec<Step>, placed: Vec<Option<Placed>>, now: Timestamp) -> Sorted {
+    let mut sorted = Sorted { offers: Vec::with_capacity(steps.len()), effects: Effects::default() };
+    let mut placed = placed.into_iter();
+    for step in steps {
+        match step {
+            Step::Offer(hint) => sorted.offers.push(*hint),
+            Step::Fail(hint, reason) => sorted.effects.ended(&Tried::of(&hint), reason, now),
+            Step::Bury(dead) => sorted.effects.dead.push(*dead),
+            Step::Again(again) => match placed.next().flatten().and_then(|placed| retried(&again, placed)) {
+                // It expired while it waited, or while the process was away.
+                Some(hint) if hint.message.is_expired(now) => {
+                    sorted.effects.ended(&Tried::of(&hint), Reason::Expired, now);
+                }
+                Some(hint) => sorted.offers.push(hint),
+                None => {}
+            },
+        }
+    }
+    sorted
+}
+
+/// The next attempt, if its message's state still asks for one (rule 7).
+fn retried(again: &Again, placed: Placed) -> Option<Hint> {
+    let Placed { message, inbox, position, prev, state, .. } = placed;
+    if state.is_done(again.round) || state.is_withdrawn() {
+        return None;
+    }
+    // A replayed record does not know how far its attempts had come.
+    let attempt = if state.round() == again.round { again.attempt.max(state.attempt()) } else { again.attempt };
+    Some(Hint { inbox, position: position?, prev, message, round: again.round, attempt, state })
+}

@@ -1,0 +1,176 @@
+//! Places: gives each message of a batch its place in its inbox, or finds out that it has one. Pure: what history knows is an
+//! argument, and so are the ends of inboxes and the time.
+
+use std::collections::HashMap;
+
+use schemas::{
+    Inbox, Kind, Lane, MessageId, Position, Reason, Timestamp,
+    port::{Dead, Due, DueKind, Entry, Hint, Known, Placed, Schedule},
+    record::Again,
+    tier::Attempt,
+};
+
+use crate::{
+    item::{Fresh, Item, Step, Work},
+    tails::{Given, Tails},
+};
+
+/// What history told about the ids of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Those it knows.
+    pub(crate) known: HashMap<MessageId, Known>,
+    /// Scheduled ones that are due, with what became of them meanwhile.
+    pub(crate) due: HashMap<MessageId, Placed>,
+}
+
+/// What is to be written, and what is left to do after it.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// New entries.
+    pub(crate) entries: Vec<Entry>,
+    /// Rows of the due-table.
+    pub(crate) schedule: Schedule,
+    /// What is left to do.
+    pub(crate) steps: Vec<Step>,
+    /// Repeats that were dropped.
+    pub(crate) repeats: usize,
+}
+
+/// What is the same for a whole batch.
+pub(crate) struct Placing<'a> {
+    /// The lane.
+    pub(crate) lane: Lane,
+    /// Now.
+    pub(crate) now: Timestamp,
+    /// The number of the write.
+    pub(crate) write: u64,
+    /// What history told.
+    pub(crate) found: &'a Found,
+    /// The ends of inboxes; each inbox of the batch is held there once per message.
+    pub(crate) tails: &'a mut Tails,
+}
+
+impl Placing<'_> {
+    /// Decides for a batch. An item that is a message comes with its inbox.
+    pub(crate) fn plan(&mut self, items: Vec<(Option<Inbox>, Item)>) -> Plan {
+        let mut plan = Plan { steps: Vec::with_capacity(items.len()), ..Plan::default() };
+        for (inbox, item) in items {
+            match (item.work, inbox) {
+                (Work::Again(again), _) => plan.steps.push(Step::Again(again)),
+                (Work::Dead(dead), _) => plan.steps.push(Step::Bury(dead)),
+                (Work::Fresh(fresh), Some(inbox)) => self.fresh(fresh, inbox, item.epoch, &mut plan),
+                (Work::Fresh(_), None) => {}
+            }
+        }
+        plan
+    }
+
+    fn fresh(&mut self, fresh: Fresh, inbox: Inbox, epoch: schemas::Epoch, plan: &mut Plan) {
+        let message = &fresh.message;
+        if let Some(due) = &fresh.due {
+            plan.schedule.done.push((**due).clone());
+        }
+        let due_state = fresh.due.as_ref().and_then(|due| self.found.due.get(&due.id));
+        let known = match due_state {
+            Some(placed) if placed.state.status().is_settled() => {
+                // Cancelled while it was scheduled: it is done with, and never gets a place.
+                self.tails.unpin(&inbox, epoch);
+                return;
+            }
+            Some(placed) => placed.position,
+            None => None,
+        };
+        if let Some(position) = known {
+            self.tails.unpin(&inbox, epoch);
+            plan.steps.push(Step::Again(Box::new(again(self.lane, &fresh, inbox, position, self.now))));
+            return;
+        }
+        if let Some(known) = self.found.known.get(&message.id).filter(|_| fresh.due.is_none()) {
+            self.tails.unpin(&inbox, epoch);
+            if known.fingerprint != message.fingerprint {
+                plan.steps.push(Step::Bury(Box::new(conflict(&fresh, inbox, self.now))));
+                return;
+            }
+            match (known.position, fresh.end) {
+                // Recorded before a crash, and perhaps not followed up: its state tells.
+                (Some(position), Some(reason)) if fresh.replay => {
+                    let prev = Position::START;
+                    plan.steps.push(Step::Fail(Box::new(hint(fresh, inbox, position, prev)), reason));
+                }
+                (Some(position), None) if fresh.replay => {
+                    plan.steps.push(Step::Again(Box::new(again(self.lane, &fresh, inbox, position, self.now))));
+                }
+                _ => plan.repeats += 1,
+            }
+            return;
+        }
+        if fresh.conflict {
+            // The first under this name was met within the window and is on its way to history.
+            self.tails.unpin(&inbox, epoch);
+            plan.steps.push(Step::Bury(Box::new(conflict(&fresh, inbox, self.now))));
+            return;
+        }
+        if let Some(at) = message.send_at
+            && fresh.due.is_none()
+            && fresh.end.is_none()
+            && message.is_scheduled(self.now)
+        {
+            self.tails.unpin(&inbox, epoch);
+            let kind = DueKind::Send(message.clone());
+            plan.schedule.add.push(Due { partition: inbox.partition, at, id: message.id, kind });
+            return;
+        }
+        let given = self.tails.give(&inbox, epoch, matches!(message.kind, Kind::OneWay), self.write);
+        self.entry(fresh, inbox, given, plan);
+    }
+
+    fn entry(&self, fresh: Fresh, inbox: Inbox, given: Given, plan: &mut Plan) {
+        let Given { position, prev, one_way } = given;
+        let message = fresh.message.clone();
+        if let Some(at) = message.expires_at
+            && fresh.end.is_none()
+        {
+            let kind = DueKind::Expire { id: message.id, inbox: inbox.clone(), position };
+            plan.schedule.add.push(Due { partition: inbox.partition, at, id: message.id, kind });
+        }
+        plan.entries.push(Entry { inbox: inbox.clone(), position, prev, one_way, recorded_at: self.now, message });
+        let end = fresh.end;
+        let hint = Box::new(hint(fresh, inbox, position, prev));
+        plan.steps.push(match end {
+            Some(reason) => Step::Fail(hint, reason),
+            None => Step::Offer(hint),
+        });
+    }
+}
+
+fn hint(fresh: Fresh, inbox: Inbox, position: Position, prev: Position) -> Hint {
+    let state = Default::default();
+    Hint { inbox, position, prev, message: fresh.message, round: 0, attempt: Attempt::default(), state }
+}
+
+/// A message that has its place already and is to be followed up. Its state, which route reads, says from which attempt on.
+fn again(lane: Lane, fresh: &Fresh, inbox: Inbox, position: Position, now: Timestamp) -> Again {
+    Again { id: fresh.message.id, lane, inbox, position, round: 0, attempt: Attempt::default(), due_at: now }
+}
+
+/// Another request under a used name. It is buried under a name of its own, made of both, so that it never stands in the way
+/// of the message that had the name first; its message shows the name that was asked for.
+fn conflict(fresh: &Fresh, inbox: Inbox, now: Timestamp) -> Dead {
+    let message = &fresh.message;
+    let name = format!("{} {:032x}", message.id, u128::from_be_bytes(message.fingerprint));
+    Dead {
+        id: MessageId::of_key(message.tenant(), "idempotency_conflict", &name, &message.to),
+        at: now,
+        reason: Reason::IdempotencyConflict,
+        round: 0,
+        attempts: 0,
+        inbox,
+        position: Position::START,
+        requeued_at: None,
+        message: Some(message.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

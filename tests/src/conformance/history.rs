@@ -1,0 +1,96 @@
+//! The suite of the History port: every sentence of its contracts, for any adapter. A bug found in an adapter first becomes
+//! a case here.
+//!
+//! An adapter's test binary says how it is installed and gets one test a case:
+//! `tests::history_conformance!(embedded: install())`, where `install()` gives an [`Installation`].
+//!
+//! Cases make up tenants of their own, so one installation may serve many of them, also one that was used before.
+
+pub mod broadcasts;
+pub mod cursors;
+pub mod dead;
+pub mod facts;
+pub mod inboxes;
+pub mod kit;
+pub mod lists;
+pub mod retention;
+pub mod scheduled;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use schemas::port::History;
+
+/// One adapter, set up for tests.
+#[async_trait]
+pub trait Installation: Send + Sync {
+    /// The history as it is open now.
+    fn history(&self) -> Arc<dyn History>;
+
+    /// Closes everything in order and opens it again, as a restart does.
+    async fn restart(&mut self);
+}
+
+/// One test for each case of the suite, in a module named after the adapter.
+#[macro_export]
+macro_rules! history_conformance {
+    ($adapter:ident: $install:expr) => {
+        mod $adapter {
+            #[allow(unused_imports)]
+            use super::*;
+            $crate::history_conformance! { @cases $install;
+                inboxes::a_takeover_raises_the_epoch_and_it_stays_raised,
+                inboxes::an_inbox_nobody_wrote_to_ends_at_the_start,
+                inboxes::what_was_recorded_is_found_everywhere_and_survives_a_restart,
+                inboxes::the_same_entries_again_change_nothing,
+                inboxes::a_reader_never_passes_a_break,
+                inboxes::what_a_late_owner_wrote_is_not_in_the_inbox,
+                inboxes::inboxes_whose_names_begin_alike_keep_apart,
+                inboxes::records_in_flight_together_become_visible_in_order,
+                inboxes::one_call_records_many_inboxes,
+                inboxes::sizes_follow_what_is_kept,
+                lists::pages_of_any_size_add_up_to_the_inbox,
+                lists::one_way_history_reads_the_same_both_ways,
+                lists::chat_is_not_in_the_one_way_history,
+                lists::withdrawn_entries_keep_the_chain_whole,
+                scheduled::a_scheduled_message_is_known_and_has_no_place,
+                scheduled::due_rows_come_in_time_order_and_apart_by_partition,
+                scheduled::a_sent_one_gets_its_place_and_does_not_come_up_again,
+                scheduled::a_cancelled_one_is_still_found_by_its_id,
+                scheduled::expiry_comes_up_when_it_is_due,
+                retention::what_was_received_goes_and_what_was_not_is_told_first,
+                retention::a_device_that_was_away_too_long_is_told_so,
+                retention::numbering_goes_on_after_everything_went,
+                retention::a_call_removes_no_more_than_asked_and_all_goes_in_the_end,
+                retention::ids_without_a_place_go_too,
+                facts::every_fact_has_its_outcome,
+                facts::facts_before_the_message_are_kept,
+                facts::settled_facts_survive_a_restart,
+                facts::p3_p8_any_order_any_batches_any_repeats_give_the_merged_state,
+                facts::p6_unread_is_what_was_not_read,
+                facts::what_was_withdrawn_is_not_unread,
+                cursors::a_moved_cursor_is_seen_at_once_and_survives_a_restart,
+                cursors::cursors_of_users_and_devices_keep_apart,
+                cursors::a_stored_cursor_only_grows,
+                cursors::moves_at_once_lose_nothing,
+                dead::newest_first_in_pages_of_any_size,
+                dead::a_filter_takes_what_it_names,
+                dead::burying_again_replaces_and_the_latest_round_is_found,
+                dead::old_ones_are_forgotten_a_piece_at_a_time,
+                broadcasts::a_broadcast_begins_once,
+                broadcasts::recipients_come_in_order_from_anywhere,
+                broadcasts::progress_grows_and_what_is_over_stays_so,
+                broadcasts::running_ones_come_oldest_first_and_resume_after_a_restart,
+            }
+        }
+    };
+    (@cases $install:expr; $($part:ident::$case:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let mut installation = $install.await;
+                $crate::conformance::history::$part::$case(&mut installation).await;
+            }
+        )*
+    };
+}

@@ -1,0 +1,11 @@
+//! Conformance: one suite per port, every adapter. Each public function is one rule of the port's doc comment and takes
+//! what makes the adapter, so that a rule may ask for a fresh one, or for the same one opened again. A bug found in an
+//! adapter first becomes a rule here.
+//!
+//! `tests/tests/conformance.rs` runs the suites; an adapter is added there in one line.
+
+pub mod backplane;
+pub mod history;
+pub mod log;
+pub mod presence;
+mod rules;

@@ -1,0 +1,20 @@
+//! It keeps its contracts: every adapter of every port passes the port's suite. An adapter is added with a maker and a line.
+
+mod embedded;
+
+use embedded::{EmbeddedLogs, LocalBackplanes, LocalPresences};
+
+mod log {
+    use super::*;
+    tests::log_conformance!(embedded, EmbeddedLogs::new());
+}
+
+mod presence {
+    use super::*;
+    tests::presence_conformance!(local, LocalPresences::new());
+}
+
+mod backplane {
+    use super::*;
+    tests::backplane_conformance!(local, LocalBackplanes);
+}
