@@ -7,7 +7,7 @@
 //! Senders that read only after they have sent everything are served too: results wait for them up to a bound, past which the
 //! body is read no further.
 
-use std::{collections::VecDeque, fmt::Write as _, sync::Arc};
+use std::{collections::VecDeque, fmt::Write as _, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -19,7 +19,7 @@ use futures::{FutureExt as _, StreamExt as _, stream::FuturesOrdered};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use schemas::{Code, Problem, Sender};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::{
     admission,
@@ -42,6 +42,10 @@ pub(crate) async fn post_batch(
 ) -> Result<Response, Refusal> {
     let from = admission::may_send(&caller)?;
     let place = door.enter()?;
+    let turn = door.batching.clone().try_acquire_owned().map_err(|_| {
+        let detail = format!("{} batches are in work, which is the most", door.parts.limits.door.batches_at_once);
+        Problem::new(Code::Overloaded, detail).retry_after_ms(1_000)
+    })?;
     let media = edge::media(&headers, &[Media::Json, Media::Lines])?;
     let limits = &door.parts.limits.door;
     edge::check_length(&headers, limits.batch_bytes)?;
@@ -71,10 +75,11 @@ pub(crate) async fn post_batch(
         return Err(problem.clone().into());
     }
     let given = Given { key: None, trace: edge::traceparent(&headers).map(str::to_owned) };
-    let spool = Spool::new(limits.batch_answer_bytes);
+    let spool = Spool::new(limits.batch_answer_bytes, limits.idle_body_ms);
     let answers = Body::from_stream(spool.clone().answers());
     let standing = door.quotas.standing(&caller);
-    let run = Run { door: door.clone(), caller, from, given, reader, spool: Writer(spool), size, _place: place };
+    let run =
+        Run { door: door.clone(), caller, from, given, reader, spool: Writer(spool), size, _places: (place, turn) };
     door.tasks.spawn(run.run(first));
     let durability = match door.parts.log.durability() {
         schemas::port::Durability::Disk => "disk",
@@ -179,7 +184,7 @@ struct Run {
     reader: Reader,
     spool: Writer,
     size: usize,
-    _place: InWork,
+    _places: (InWork, OwnedSemaphorePermit),
 }
 
 impl Run {
@@ -187,6 +192,8 @@ impl Run {
         let mut waiting = FuturesOrdered::new();
         let mut index = 0;
         let mut next = first;
+        let stop = self.door.stop.clone();
+        let mut stopped = false;
         loop {
             if let Some(chunk) = next.take() {
                 let admitted = self.admit(chunk);
@@ -195,6 +202,13 @@ impl Run {
             let answers = tokio::select! {
                 biased;
                 Some(answers) = waiting.next(), if !waiting.is_empty() => answers,
+                () = stop.cancelled(), if !stopped => {
+                    // What was cut is still accepted and answered; the rest of the body is not read.
+                    stopped = true;
+                    let draining = Problem::new(Code::Draining, "this node goes away: send the rest to another");
+                    self.reader.end.get_or_insert(End::Problem(draining.retry_after_ms(1_000)));
+                    continue;
+                }
                 chunk = self.reader.next_chunk(self.size), if waiting.len() < CHUNKS => match chunk {
                     Some(chunk) => {
                         next = Some(chunk);
@@ -263,6 +277,8 @@ struct Spool {
     readable: Notify,
     writable: Notify,
     max: usize,
+    /// How long a full spool may stand still, ms.
+    patience_ms: u64,
 }
 
 #[derive(Default)]
@@ -272,16 +288,18 @@ struct Spooled {
     done: bool,
     /// Nobody will read more.
     gone: bool,
+    /// Its end is not that of the answers.
+    cut: bool,
 }
 
 impl Spool {
-    fn new(max: usize) -> Arc<Self> {
+    fn new(max: usize, patience_ms: u64) -> Arc<Self> {
         let (readable, writable) = (Notify::new(), Notify::new());
-        Arc::new(Self { state: Mutex::default(), readable, writable, max })
+        Arc::new(Self { state: Mutex::default(), readable, writable, max, patience_ms })
     }
 
     /// The stream of what is written.
-    fn answers(self: Arc<Self>) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
+    fn answers(self: Arc<Self>) -> impl futures::Stream<Item = std::io::Result<Bytes>> {
         futures::stream::unfold(Answers(self), |answers| async {
             loop {
                 {
@@ -291,6 +309,11 @@ impl Spool {
                         answers.0.writable.notify_one();
                         drop(state);
                         return Some((Ok(bytes), answers));
+                    }
+                    if state.cut {
+                        state.cut = false;
+                        drop(state);
+                        return Some((Err(std::io::Error::other("the answers were not read in time")), answers));
                     }
                     if state.done {
                         return None;
@@ -339,7 +362,12 @@ impl Writer {
                     return Ok(());
                 }
             }
-            self.0.writable.notified().await;
+            // A sender that never reads is cut off, and sees that it was: the answer breaks off and does not end.
+            let patience = Duration::from_millis(self.0.patience_ms);
+            if tokio::time::timeout(patience, self.0.writable.notified()).await.is_err() {
+                self.0.state.lock().cut = true;
+                return Err(Gone);
+            }
         }
     }
 }

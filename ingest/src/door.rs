@@ -64,6 +64,8 @@ pub struct Door {
     pub(crate) asked: Arc<Notify>,
     /// Told when there is a broadcast to expand.
     pub(crate) broadcast_begun: Arc<Notify>,
+    /// Batches that may still be begun.
+    pub(crate) batching: Arc<Semaphore>,
     /// Broadcast requests that may still be read into memory.
     pub(crate) broadcasting: Semaphore,
     in_work: AtomicUsize,
@@ -141,6 +143,7 @@ impl Door {
             lanes: Arc::new(Lanes::new(limits)),
             asked: Arc::new(Notify::new()),
             broadcast_begun: Arc::new(Notify::new()),
+            batching: Arc::new(Semaphore::new(limits.batches_at_once)),
             broadcasting: Semaphore::new(limits.broadcasts_at_once),
             in_work: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -168,12 +171,16 @@ impl Door {
             .with_state(App(self.clone()))
     }
 
-    /// Takes no more, and ends when what is in work is answered and the tasks have stopped.
+    /// Takes no more, and ends when batches in work are answered and the tasks have stopped; at the latest after
+    /// `socket.drain_ms`, because a sender may never read its answers.
     pub async fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.stop.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        let at_most = Duration::from_millis(self.parts.limits.socket.drain_ms);
+        if tokio::time::timeout(at_most, self.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.tasks.len(), "batches were cut off: their senders did not read the answers");
+        }
     }
 
     /// Messages that wait in each lane, most urgent first: appended and not yet recorded.

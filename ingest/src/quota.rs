@@ -73,9 +73,10 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Seconds until all of it is there again.
+    /// Seconds until all of it is there again; where nothing is left, until there is something: `t` must not be later than
+    /// `Retry-After`.
     pub fn reset_s(&self) -> u64 {
-        let used = u64::from(self.quota.saturating_sub(self.remaining));
+        let used = if self.remaining == 0 { 1 } else { u64::from(self.quota.saturating_sub(self.remaining)) };
         (used * self.policy.window_s()).div_ceil(u64::from(self.quota.max(1)))
     }
 }

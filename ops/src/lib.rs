@@ -5,10 +5,13 @@
 //! crate.
 
 pub mod admin;
+pub mod bench;
+mod child;
 pub mod cli;
 pub mod clock;
 pub mod compose;
 pub mod config;
+pub mod drill;
 pub mod exit;
 pub mod folder;
 pub mod health;

@@ -84,8 +84,12 @@ impl<K: Hash + Eq, V> Ages<K, V> {
 
     /// Lets time pass.
     pub(crate) fn at(&mut self, now: Millis) {
-        if now.since(self.turned_at) >= self.every_ms {
+        let passed = now.since(self.turned_at);
+        if passed >= self.every_ms {
             self.turn(now);
+        }
+        if passed >= 2 * self.every_ms {
+            self.old.clear();
         }
     }
 
@@ -145,9 +149,9 @@ mod tests {
                 }
             }
             let last = added[added.len() - 1].0;
-            ages.at(now.plus(every));
+            ages.at(now.plus(every - 1));
             prop_assert!(ages.get(&last).is_some());
-            ages.at(now.plus(2 * every));
+            ages.at(now.plus(3 * every));
             prop_assert!(ages.get(&last).is_none());
         }
     }

@@ -21,7 +21,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 
 /// The group whose committed offsets are the cut.
-pub const PIPELINE: Group = Group("esh3ar.pipeline");
+pub const PIPELINE: Group = crate::intake::GROUP;
 
 /// Residue that is listed by id; past that it is counted.
 const LISTED: usize = 100;

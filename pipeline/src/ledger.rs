@@ -60,7 +60,8 @@ impl Ledger {
             return false;
         }
         of.frontier = frontier;
-        while let Some((_, count, bytes)) = of.epochs.pop_front_if(|(epoch, ..)| *epoch < frontier) {
+        let done = of.epochs.iter().take_while(|(epoch, ..)| *epoch < frontier).count();
+        for (_, count, bytes) in of.epochs.drain(..done) {
             of.count -= count;
             of.bytes -= bytes;
         }
@@ -71,8 +72,9 @@ impl Ledger {
     pub(crate) fn done(&mut self) -> Vec<(TopicPartition, Offset)> {
         let frontiers = [0, 1, 2].map(|i| self.lanes[i].frontier);
         self.at.retain(|at, lines| {
-            while let Some(line) = lines.pop_front_if(|line| line.epoch < frontiers[index(line.lane)]) {
-                self.ready.insert(*at, line.next);
+            let done = lines.iter().take_while(|line| line.epoch < frontiers[index(line.lane)]).count();
+            if let Some(last) = lines.drain(..done).next_back() {
+                self.ready.insert(*at, last.next);
             }
             !lines.is_empty()
         });

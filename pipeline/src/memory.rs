@@ -134,6 +134,10 @@ pub(crate) struct MemoryHistory {
     pub(crate) old: Mutex<Vec<MessageId>>,
     pub(crate) settles: AtomicUsize,
     pub(crate) faults: Faults,
+    /// Entries in the order in which they were handed in, with whether they are durable.
+    pub(crate) written: Mutex<Vec<(Entry, bool)>>,
+    /// Holds reads and writes up, where a test decides when they end.
+    pub(crate) gate: crate::testing::Gate,
 }
 
 impl MemoryHistory {
@@ -161,15 +165,33 @@ impl Inboxes for MemoryHistory {
         Ok(vec![Epoch(1); partitions.len()])
     }
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
-        Ok(vec![Tail::default(); inboxes.len()])
+        self.gate.pass().await;
+        let written = self.written.lock();
+        let tail = |inbox: &Inbox| {
+            let last = written.iter().rev().find(|(entry, durable)| *durable && entry.inbox == *inbox);
+            last.map_or(Tail::default(), |(last, _)| Tail { position: last.position, one_way: last.one_way })
+        };
+        Ok(inboxes.iter().map(tail).collect())
     }
     async fn known(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Known>>> {
         let placed = self.placed.lock();
         let known = |p: &Placed| Known { fingerprint: p.message.fingerprint, position: p.position };
         Ok(ids.iter().map(|id| placed.get(id).map(known)).collect())
     }
-    async fn record(&self, _: &[Entry], schedule: &Schedule) -> PortResult<()> {
+    async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+        // In line from the first poll on, durable once it ends: as an engine with one queue does it.
         self.faults.meet("record")?;
+        self.written.lock().extend(entries.iter().map(|entry| (entry.clone(), false)));
+        self.gate.pass().await;
+        for (entry, durable) in &mut *self.written.lock() {
+            *durable |= entries.contains(entry);
+        }
+        for entry in entries {
+            let (inbox, recorded_at) = (entry.inbox.clone(), entry.recorded_at);
+            let (message, position, prev) = (entry.message.clone(), Some(entry.position), entry.prev);
+            let placed = Placed { message, inbox, position, prev, recorded_at, state: State::default() };
+            self.placed.lock().insert(entry.message.id, placed);
+        }
         let mut dues = self.dues.lock();
         dues.retain(|due| !schedule.done.contains(due));
         dues.extend(schedule.add.iter().cloned());

@@ -127,7 +127,7 @@ impl Sweep {
 
     /// Looks, and looks again, at what is owned at that moment, until it is stopped.
     pub async fn run(mut self, owned: impl Fn() -> BTreeMap<Partition, Epoch> + Send) {
-        let pace = Duration::from_millis(self.parts.limits.flow.due_every_ms.max(1));
+        let pace = self.pace();
         let stop = self.parts.stop.clone();
         let work = async {
             loop {
@@ -152,10 +152,11 @@ impl Sweep {
         if retains {
             self.retained = Some(now);
         }
+        let mut crowded = false;
         for (partition, epoch) in owned {
             let fresh = || Swept { epoch: *epoch, ..Swept::default() };
             let mut swept = self.swept.remove(partition).unwrap_or_else(fresh);
-            let mut outcome = self.due(*partition, &mut swept).await;
+            let mut outcome = self.due(*partition, &mut swept, &mut crowded).await;
             if retains && outcome.is_ok() {
                 outcome = self.retain(*partition, &mut swept).await;
             }
@@ -176,7 +177,7 @@ impl Sweep {
     }
 
     /// The due-table of one partition.
-    async fn due(&self, partition: Partition, swept: &mut Swept) -> PortResult<()> {
+    async fn due(&self, partition: Partition, swept: &mut Swept, crowded: &mut bool) -> PortResult<()> {
         let (history, limit) = (&self.parts.history, self.parts.limits.flow.due_rows.max(1));
         let now = self.parts.clock.wall();
         let rows = history.due(partition, now, limit).await?;
@@ -193,7 +194,14 @@ impl Sweep {
             history.record(&[], &Schedule { add: Vec::new(), done: plan.done }).await?;
         }
         if !plan.feed.is_empty() {
-            let room = self.parts.feed.reserve().await.map_err(|_| unavailable("the flow has stopped"))?;
+            // The flow takes no more while a lane is full. That must not hold up what expires: after one wait a look only
+            // asks, and what was not fed is still there at the next.
+            let patience = if *crowded { Duration::ZERO } else { self.pace() };
+            let Ok(room) = tokio::time::timeout(patience, self.parts.feed.reserve()).await else {
+                *crowded = true;
+                return Ok(());
+            };
+            let room = room.map_err(|_| unavailable("the flow has stopped"))?;
             swept.fed.extend(plan.feed.iter().map(|due| (due.id, due.at)));
             room.send(plan.feed.into_iter().map(|due| DueItem { due }).collect());
         }
@@ -213,6 +221,10 @@ impl Sweep {
             swept.ending.retain(|id| !ids.contains(id));
         }
         told
+    }
+
+    fn pace(&self) -> Duration {
+        Duration::from_millis(self.parts.limits.flow.due_every_ms.max(1))
     }
 
     async fn tell(&self, facts: Vec<Fact>) -> PortResult<()> {

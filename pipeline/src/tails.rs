@@ -81,10 +81,11 @@ impl Tails {
     }
 
     fn slot(&mut self, inbox: &Inbox, epoch: Epoch) -> &mut Slot {
+        if !self.young.contains_key(inbox) && self.young.len() >= self.half {
+            self.turn();
+        }
+        // Turning may have brought it back among the young: it was in use.
         if !self.young.contains_key(inbox) {
-            if self.young.len() >= self.half {
-                self.turn();
-            }
             let slot = self.old.remove(inbox).unwrap_or(Slot { tail: None, epoch, pins: 0, write: 0 });
             self.young.insert(inbox.clone(), slot);
         }

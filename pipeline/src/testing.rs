@@ -54,3 +54,35 @@ pub(crate) fn id_of(item: &Item) -> MessageId {
         Work::Dead(dead) => dead.id,
     }
 }
+
+/// Holds calls up until the test lets them go on, in any order it likes. Open by default.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Option<Arc<parking_lot::Mutex<Vec<tokio::sync::oneshot::Sender<()>>>>>);
+
+impl Gate {
+    /// One that holds every call up.
+    pub(crate) fn closed() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// A call comes by.
+    pub(crate) async fn pass(&self) {
+        if let Some(held) = &self.0 {
+            let (go, wait) = tokio::sync::oneshot::channel();
+            held.lock().push(go);
+            let _ = wait.await;
+        }
+    }
+
+    /// Lets one go on, chosen by this number. False: nobody waits.
+    pub(crate) fn let_go(&self, which: usize) -> bool {
+        let Some(held) = &self.0 else { return false };
+        let mut held = held.lock();
+        if held.is_empty() {
+            return false;
+        }
+        let which = which % held.len();
+        let _ = held.remove(which).send(());
+        true
+    }
+}

@@ -46,9 +46,8 @@ impl Tiers {
     ) -> (Vec<(TopicPartition, Held)>, Vec<TopicPartition>) {
         let (mut taken, mut empty) = (Vec::new(), Vec::new());
         self.0.retain(|at, line| {
-            while let Some(held) = line.pop_front_if(|held| held.due <= now && room(held.lane)) {
-                taken.push((*at, held));
-            }
+            let due = line.iter().take_while(|held| held.due <= now && room(held.lane)).count();
+            taken.extend(line.drain(..due).map(|held| (*at, held)));
             if line.is_empty() {
                 empty.push(*at);
             }

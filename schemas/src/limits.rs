@@ -86,6 +86,8 @@ limits! {
         broadcasts_at_once: usize = 4,
         /// Refused recipients that the answer to a broadcast lists; the rest are counted.
         broadcast_rejected: usize = 100,
+        /// Batches in work at once: each may hold `batch_answer_bytes`.
+        batches_at_once: usize = 128,
         /// Bytes of answers kept for the sender of a batch that reads only after it has sent everything.
         batch_answer_bytes: usize = 8 * 1024 * 1024,
         /// How long a batch is held back while its lane is slow or a quota a second is used up, ms; after that its items are

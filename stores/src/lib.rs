@@ -111,3 +111,28 @@ pub struct Stats {
     /// Bytes of keys and values.
     pub bytes: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::{Partition, Timestamp, port::PortError, time::ManualClock};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_folder_is_let_go_on_close_and_opens_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+        let limits = StoreLimits { free_bytes: 0, ..StoreLimits::default() };
+        let settings = Settings { data: dir.path().join("data"), limits, presence_ms: 300_000 };
+        for epoch in 1..4 {
+            let stores = Stores::open(settings.clone(), clock.clone()).unwrap();
+            assert!(matches!(Stores::open(settings.clone(), clock.clone()).map(drop), Err(OpenError::Busy { .. })));
+            let given = stores.history.take_over(&[Partition(3)]).await.unwrap();
+            assert_eq!(given[0].0, epoch);
+            assert!(stores.stats().syncs > 0 && stores.fatal().borrow().is_none());
+            let log = stores.log.clone();
+            stores.close().await;
+            assert!(matches!(log.check().await, Err(PortError::Unavailable(_))));
+        }
+    }
+}

@@ -160,7 +160,7 @@ fn a_provider_s_keys_are_used_and_can_be_renewed() {
         let header = Header { kid: kid.map(str::to_owned), ..Header::new(*alg) };
         jsonwebtoken::encode(&header, &claims(), key).unwrap()
     };
-    write(json!([ec.3.clone(), one.3.clone()]));
+    write(json!([ec.3, one.3]));
     for given in [&ec, &one] {
         let (auth, _) = auth(AuthSettings { algorithm: given.2, jwks: Some(file.clone()), ..settings() });
         assert!(auth.verify(&token(given, None)).unwrap().can.send);
@@ -171,7 +171,7 @@ fn a_provider_s_keys_are_used_and_can_be_renewed() {
     let (auth, _) = auth(AuthSettings { algorithm: Algorithm::EdDSA, jwks: Some(file.clone()), ..settings() });
     assert!(auth.verify(&token(&one, Some("one"))).is_ok());
     assert!(auth.verify(&token(&one, Some("two"))).is_err(), "a key that is not there");
-    write(json!([two.3.clone()]));
+    write(json!([two.3]));
     auth.reload().unwrap();
     assert!(auth.verify(&token(&one, Some("one"))).is_err(), "also when it was remembered");
     assert!(auth.verify(&token(&two, Some("two"))).is_ok());

@@ -152,6 +152,38 @@ async fn answers_wait_for_a_slow_reader_up_to_a_bound() {
     assert_eq!(body.iter().filter(|b| **b == b'\n').count(), 90_000, "once it reads, everything is answered");
 }
 
+#[tokio::test]
+async fn a_sender_that_never_reads_is_cut_off_and_its_place_is_free_again() {
+    let mut limits = open_limits();
+    (limits.door.batch_answer_bytes, limits.door.idle_body_ms, limits.door.batches_at_once) = (1, 20, 1);
+    let house = House::new(limits);
+    let body = (0..2_000).map(draft).collect::<Vec<_>>().join("\n");
+    let ask = || request("POST", "/v1/messages/batch", &server(), &[LINES], body.clone());
+    let unread: Response = house.router.clone().oneshot(ask()).await.unwrap();
+    let other = house.batch(&[LINES], draft(1)).await;
+    assert_eq!((other.status.as_u16(), other.slug().as_str()), (503, "overloaded"));
+    while house.batch(&[LINES], draft(1)).await.status != 200 {
+        tokio::task::yield_now().await;
+    }
+    assert!(unread.into_body().collect().await.is_err(), "the answer breaks off and does not end");
+}
+
+#[tokio::test]
+async fn a_closing_door_answers_what_it_has_taken_and_reads_no_further() {
+    let house = House::new(open_limits());
+    let (send, receive) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+    let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receive));
+    send.send(Ok(Bytes::from(draft(1) + "\n"))).await.unwrap();
+    let response: Response =
+        house.router.clone().oneshot(request("POST", "/v1/messages/batch", &server(), &[LINES], body)).await.unwrap();
+    house.door.close().await;
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let lines: Vec<Value> =
+        std::str::from_utf8(&bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(statuses(&lines), [202, 503]);
+    assert_eq!(lines[1]["problem"]["type"], "/problems/draining");
+}
+
 /// Over a real socket: the whole batch is written before the first answer is read, as simple clients do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sender_that_writes_everything_before_it_reads_is_answered() {

@@ -5,6 +5,9 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 
+/// Headers, body; status, code, field, what the detail names.
+type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, u16, &'a str, &'a str, &'a str);
+
 #[tokio::test]
 async fn a_single_message_is_refused_with_its_reason() {
     let house = House::new(open_limits());
@@ -17,7 +20,7 @@ async fn a_single_message_is_refused_with_its_reason() {
     let (json, json_form) =
         (("content-type", "application/json"), ("content-type", "application/x-www-form-urlencoded"));
     #[rustfmt::skip]
-    let table: &[(&[(&str, &str)], &str, u16, &str, &str, &str)] = &[
+    let table: &[Row] = &[
         (&[json], "", 400, "invalid-json", "", "EOF"),
         (&[json], "{", 400, "invalid-json", "", "EOF"),
         (&[json], "[]", 400, "invalid-json", "", "not an array"),

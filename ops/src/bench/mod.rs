@@ -16,7 +16,7 @@ use ingest::auth::Who;
 use schemas::Phone;
 
 pub use measure::{Figure, Series};
-pub use report::Report;
+pub use report::{Report, serve_bare, write_page};
 
 use crate::{child::Server, clock::SystemClock};
 

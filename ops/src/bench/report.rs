@@ -51,7 +51,7 @@ impl Report {
     /// The table.
     pub fn table(&self) -> String {
         let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
         table.set_header(["scenario", "what", "measured", "first", "aim", "beside"]);
         for f in &self.figures {
             let target = |t: Option<f64>| t.map(|t| number(t, f.unit)).unwrap_or_default();

@@ -49,8 +49,8 @@ pub(super) struct AdminArgs {
     #[arg(long, default_value = "./esh3ar-data", env = "ESH3AR_DATA", value_name = "DIR")]
     pub(super) data: PathBuf,
     /// The tenant of a token made here. The default is the operators', who see every tenant.
-    #[arg(long = "as-tenant", default_value = "operators", value_name = "TENANT")]
-    pub(super) tenant: Tenant,
+    #[arg(long, default_value = "operators", value_name = "TENANT")]
+    pub(super) as_tenant: Tenant,
 }
 
 /// A server that can be asked.
@@ -81,7 +81,7 @@ impl AdminArgs {
             Some(url) => url.clone(),
             None => local(&self.data, |e| e.admin)?,
         };
-        Server::new(&url, token(self.token.as_deref(), &self.data, &self.tenant, Who::Admin)?)
+        Server::new(&url, token(self.token.as_deref(), &self.data, &self.as_tenant, Who::Admin)?)
     }
 }
 

@@ -1,12 +1,14 @@
 //! The command line: what can be asked, and which file does it. A new command is a variant of [`Command`], a line in `run`
 //! and a file here.
 
+mod bench;
 mod books;
 mod client;
 mod completions;
 mod config;
 mod data;
 mod dead;
+mod drill;
 mod listen;
 mod phone;
 mod print;
@@ -94,6 +96,12 @@ pub enum Command {
     /// Check or repair a stopped server's data folder.
     #[command(subcommand, after_help = data::EXAMPLE)]
     Data(data::DataCommand),
+    /// Measure this machine's Esh3ar: a table of figures beside their baselines.
+    #[command(after_help = bench::EXAMPLE)]
+    Bench(bench::BenchArgs),
+    /// Break a server of its own on purpose and account for every message.
+    #[command(subcommand, after_help = drill::EXAMPLE)]
+    Drill(drill::DrillCommand),
     /// Print completions for a shell.
     #[command(after_help = completions::EXAMPLE)]
     Completions(completions::CompletionsArgs),
@@ -160,6 +168,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tail(args) => workers()?.block_on(tail::run(args, json)),
         Command::Config(command) => config::run(&command, json),
         Command::Data(command) => data::run(&command, json),
+        Command::Bench(args) => workers()?.block_on(bench::run(args, json)),
+        Command::Drill(command) => workers()?.block_on(drill::run(command, json)),
         Command::Completions(args) => completions::run(&args),
     }
 }

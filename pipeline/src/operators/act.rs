@@ -42,9 +42,7 @@ impl<Answer> Waiting<Answer> {
     }
 
     fn pop(&mut self) -> Option<(Capability<u64>, Answer)> {
-        if self.line.front()?.1.is_none() {
-            return None;
-        }
+        self.line.front()?.1.as_ref()?;
         self.first += 1;
         let (cap, answer) = self.line.pop_front()?;
         answer.map(|answer| (cap, answer))

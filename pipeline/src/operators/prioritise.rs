@@ -242,7 +242,7 @@ mod tests {
                         if urgent { prop_assert!(share > 0 && (run[i] + 2) * share >= 10, "{} passed over {}", lane.word(), run[i]); }
                         turns.take(lane);
                         out[i] += 1;
-                        for l in 0..3 { if turns.ready[l] && l != i { run[l] += 1 } else { run[l] = 0 } }
+                        for (l, run) in run.iter_mut().enumerate() { *run = if turns.ready[l] && l != i { *run + 1 } else { 0 } }
                     }
                 }
                 prop_assert_eq!(turns.free + out.iter().sum::<usize>(), credits);

@@ -150,7 +150,7 @@ impl Line {
         for i in 0..self.line.len() {
             let stage = &mut self.line[i].1;
             match std::mem::replace(stage, Stage::Passing) {
-                Stage::Ready(batch, answers) => *stage = write(&self.shared, self.lane, batch, answers),
+                Stage::Ready(batch, answers) => *stage = write(&self.shared, self.lane, batch, &answers),
                 other => {
                     let asking = matches!(other, Stage::Asking(_));
                     *stage = other;
@@ -177,7 +177,7 @@ impl Line {
 }
 
 /// Gives places and hands the write to history: from here on its order among all writes is fixed.
-fn write(shared: &Rc<Shared>, lane: Lane, mut batch: Batch<Items>, answers: Answers) -> Stage {
+fn write(shared: &Rc<Shared>, lane: Lane, mut batch: Batch<Items>, answers: &Answers) -> Stage {
     let number = shared.releases.begin();
     let mut tails = shared.tails.borrow_mut();
     for ((inbox, epoch), tail) in &answers.tails {

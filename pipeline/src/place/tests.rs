@@ -1,1 +1,157 @@
+//! What becomes of a message, by what history knows of it and what it asks for.
 
+use super::*;
+use crate::testing::{fresh, message};
+use proptest::prelude::*;
+use schemas::{Epoch, Message, Partition, State, What, fact::Past, port::Tail};
+use std::{collections::HashMap, sync::Arc};
+
+/// What was decided for one message, in words.
+fn decided(plan: &Plan) -> Vec<&'static str> {
+    let mut words = Vec::new();
+    words.extend(plan.entries.iter().map(|_| "entry"));
+    words.extend(plan.schedule.add.iter().map(|due| match due.kind {
+        DueKind::Send(_) => "scheduled",
+        DueKind::Expire { .. } => "expires",
+    }));
+    words.extend(plan.schedule.done.iter().map(|_| "row done"));
+    words.extend(plan.steps.iter().map(|step| match step {
+        Step::Offer(_) => "offer",
+        Step::Again(_) => "again",
+        Step::Fail(_, reason) => reason.word(),
+        Step::Bury(_) => "bury",
+    }));
+    words.extend((0..plan.repeats).map(|_| "repeat"));
+    words
+}
+
+fn plan(items: Vec<Item>, found: &Found, tails: &mut Tails) -> Plan {
+    let items = items.into_iter().map(|item| {
+        let Work::Fresh(fresh) = &item.work else { return (None, item) };
+        let inbox = Inbox { user: fresh.message.to.clone(), partition: Partition(0) };
+        if tails.pin(&inbox, Epoch(1)) {
+            tails.learn(&inbox, Epoch(1), Tail::default());
+        }
+        (Some(inbox), item)
+    });
+    let items = items.collect();
+    Placing { lane: Lane::Normal, now: Timestamp(1_000), write: 1, found, tails }.plan(items)
+}
+
+fn one(change: impl FnOnce(&mut Message, &mut Fresh)) -> Item {
+    let (mut item, mut message) = (fresh(message(1)), message(1));
+    if let Work::Fresh(fresh) = &mut item.work {
+        change(&mut message, fresh);
+        fresh.message = Arc::new(message);
+    }
+    item
+}
+
+fn known(fingerprint: [u8; 16], placed: bool) -> Found {
+    let position = placed.then_some(Position { epoch: Epoch(1), n: 4 });
+    let known = Known { fingerprint, position };
+    Found { known: HashMap::from([(message(1).id, known)]), due: HashMap::new() }
+}
+
+fn due_row() -> Option<Box<Due>> {
+    let kind = DueKind::Send(Arc::new(message(1)));
+    Some(Box::new(Due { partition: Partition(0), at: Timestamp(900), id: message(1).id, kind }))
+}
+
+fn due_found(position: Option<Position>, what: Option<What>) -> Found {
+    let mut state = State::default();
+    if let Some(what) = what {
+        state.merge(Past { at: Timestamp(1), what, round: 0, attempt: Attempt(0), device: None });
+    }
+    let message = Arc::new(message(1));
+    let inbox = Inbox { user: message.to.clone(), partition: Partition(0) };
+    let id = message.id;
+    let (prev, recorded_at) = (Position::START, Timestamp(1));
+    let placed = Placed { message, inbox, position, prev, recorded_at, state };
+    Found { known: HashMap::new(), due: HashMap::from([(id, placed)]) }
+}
+
+#[test]
+fn what_becomes_of_a_message() {
+    let same = message(1).fingerprint;
+    let at = |ms| Some(Timestamp(ms));
+    let nothing = Found::default;
+    let table: Vec<(&str, Item, Found, &[&str])> = vec![
+        ("new", one(|_, _| {}), nothing(), &["entry", "offer"]),
+        ("with an end", one(|m, _| m.expires_at = at(2_000)), nothing(), &["entry", "expires", "offer"]),
+        (
+            "expired",
+            one(|m, f| {
+                m.expires_at = at(1);
+                f.end = Some(Reason::Expired)
+            }),
+            nothing(),
+            &["entry", "expired"],
+        ),
+        ("dropped", one(|_, f| f.end = Some(Reason::Dropped)), nothing(), &["entry", "dropped"]),
+        ("scheduled", one(|m, _| m.send_at = at(2_000)), nothing(), &["scheduled"]),
+        ("scheduled for now", one(|m, _| m.send_at = at(1_000)), nothing(), &["entry", "offer"]),
+        ("scheduled again", one(|m, _| m.send_at = at(2_000)), known(same, false), &["repeat"]),
+        ("key again", one(|_, _| {}), known(same, true), &["repeat"]),
+        ("key with another body", one(|_, _| {}), known([7; 16], true), &["bury"]),
+        ("key with another body at once", one(|_, f| f.conflict = true), nothing(), &["bury"]),
+        ("replayed", one(|_, f| f.replay = true), known(same, true), &["again"]),
+        ("replayed, not recorded", one(|_, f| f.replay = true), nothing(), &["entry", "offer"]),
+        (
+            "replayed, dropped",
+            one(|_, f| {
+                f.replay = true;
+                f.end = Some(Reason::Dropped)
+            }),
+            known(same, true),
+            &["dropped"],
+        ),
+        ("due", one(|_, f| f.due = due_row()), due_found(None, None), &["entry", "row done", "offer"]),
+        (
+            "due, recorded before",
+            one(|_, f| f.due = due_row()),
+            due_found(Some(Position::START), None),
+            &["row done", "again"],
+        ),
+        (
+            "due, cancelled",
+            one(|_, f| f.due = due_row()),
+            due_found(None, Some(What::Failed(Reason::Cancelled))),
+            &["row done"],
+        ),
+    ];
+    for (case, item, found, words) in table {
+        assert_eq!(decided(&plan(vec![item], &found, &mut Tails::new(10))), words, "{case}");
+    }
+}
+
+proptest! {
+    // Nothing lost, nothing doubled: each message comes to exactly one thing, and what gets a place gets the next one.
+    #[test]
+    fn each_message_comes_to_one_thing(cases in proptest::collection::vec((0u64..30, 0u8..4), 0..60)) {
+        let mut found = Found::default();
+        let items: Vec<_> = cases.iter().enumerate().map(|(i, (user, case))| {
+            let mut message = message(i as u64 * 10 + user % 10);
+            match case {
+                1 => message.send_at = Some(Timestamp(5_000)),
+                2 => { found.known.insert(message.id, Known { fingerprint: message.fingerprint, position: None }); }
+                3 => { found.known.insert(message.id, Known { fingerprint: [1; 16], position: None }); }
+                _ => {}
+            }
+            fresh(message)
+        }).collect();
+        let total = items.len();
+        let plan = plan(items, &found, &mut Tails::new(100));
+        let count = |case: u8| cases.iter().filter(|c| c.1 == case).count();
+        prop_assert_eq!(plan.entries.len(), count(0));
+        prop_assert_eq!(plan.schedule.add.len(), count(1));
+        prop_assert_eq!(plan.repeats, count(2));
+        prop_assert_eq!(plan.steps.len() + plan.schedule.add.len() + plan.repeats, total);
+        let mut ends = HashMap::<Inbox, Position>::new();
+        for entry in &plan.entries {
+            let end = ends.entry(entry.inbox.clone()).or_default();
+            prop_assert!(entry.prev == *end && entry.position.n == end.n + 1 && entry.one_way == entry.position.n);
+            *end = entry.position;
+        }
+    }
+}

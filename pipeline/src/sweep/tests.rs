@@ -19,11 +19,15 @@ fn all(n: u32) -> BTreeMap<Partition, Epoch> {
 }
 
 fn bench(rows: usize) -> Bench {
+    bench_with_room(rows, 100)
+}
+
+fn bench_with_room(rows: usize, room: usize) -> Bench {
     let (log, history) = <(Arc<MemoryLog>, Arc<MemoryHistory>)>::default();
     let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
     let mut limits = Limits::default();
-    limits.flow.due_rows = rows;
-    let (feed, fed) = mpsc::channel(100);
+    (limits.flow.due_rows, limits.flow.due_every_ms) = (rows, 1);
+    let (feed, fed) = mpsc::channel(room);
     let sweep = Sweep::new(SweepParts {
         log: log.clone(),
         history: history.clone(),
@@ -131,6 +135,22 @@ fn a_row_in_flight_beyond_a_full_look_is_not_forgotten() {
     assert_eq!(swept.fresh(vec![row(9, 50)], 2), [], "still in flight");
     swept.fresh(older, 3);
     assert!(swept.fed.is_empty(), "a look that was not full saw everything");
+}
+
+#[tokio::test]
+async fn a_full_flow_holds_up_nothing_that_expires() {
+    let mut bench = bench_with_room(1_000, 1);
+    let rows: Vec<_> = (1..20).map(|n| bench.scheduled(n, 0)).collect();
+    let partitions = rows.iter().map(|due| due.partition).collect::<std::collections::BTreeSet<_>>();
+    let expired: Vec<_> = (20..40).map(|n| bench.expiring(n, 0)).collect();
+    bench.sweep.look(&all(1)).await;
+    assert_eq!(bench.log.facts().len(), expired.len());
+    let mut fed = Vec::new();
+    for _ in 0..partitions.len() {
+        fed.extend(bench.look().await.into_iter().map(|due| due.id));
+    }
+    fed.sort();
+    assert_eq!(fed, rows.iter().map(|due| due.id).collect::<Vec<_>>(), "each once, as there was room");
 }
 
 #[tokio::test]

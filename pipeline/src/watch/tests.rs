@@ -64,7 +64,8 @@ fn a_deadline_follows_from_what_is_known_alone() {
     let no_ack = What::AttemptFailed(Reason::NoAck);
     let requeued = Past { round: 1, ..past(50, What::Requeued, 0) };
     // What is known besides, the attempt that was sent, the wall time, and the answer.
-    let table: &[(&[Past], u8, i64, Option<u64>, &str)] = &[
+    type Row<'a> = (&'a [Past], u8, i64, Option<u64>, &'a str);
+    let table: &[Row<'_>] = &[
         (&[], 0, 100, Some(0), "a first delivery"),
         (&[past(40, What::Parked, 0)], 0, 100, Some(0), "one that waited for its phone"),
         (&[past(90, What::Delivered, 0)], 0, 100, None, "an acknowledgement came first (R4.4)"),

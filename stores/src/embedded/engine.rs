@@ -61,6 +61,12 @@ pub enum Write {
 }
 
 impl Write {
+    fn key(&self) -> &[u8] {
+        match self {
+            Self::Put { key, .. } | Self::Remove { key, .. } => key,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Put { key, value, .. } => key.len() + value.len(),
@@ -231,6 +237,10 @@ impl Engine {
         if self.space() == Space::None {
             return Err(self.full());
         }
+        // The journal keeps a key's length in two bytes.
+        if writes.iter().any(|write| write.key().len() > usize::from(u16::MAX)) {
+            return Err(PortError::Rejected("a key is longer than 65,535 bytes".into()));
+        }
         let bytes = writes.iter().map(Write::bytes).sum();
         self.0.shared.queue.push(Job { writes, bytes, done, _room: room.0 })
     }
@@ -292,10 +302,10 @@ impl Engine {
         &self.0.db
     }
 
-    /// Where the journal is, for the tests that damage it.
+    /// Ends it as a failed sync would.
     #[cfg(test)]
-    pub(crate) fn store(&self) -> std::path::PathBuf {
-        self.0.folder.store()
+    pub(crate) fn poison(&self, why: &str) {
+        writer::poison(&self.0.shared, why);
     }
 
     fn places(&self, bytes: usize) -> u32 {

@@ -14,6 +14,8 @@ pub(crate) mod journal;
 mod queue;
 pub mod shape;
 pub(crate) mod space;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use engine::{Engine, Pending, Room, Write};

@@ -82,7 +82,7 @@ fn failure(error: &fjall::Error) -> (PortError, String) {
     }
 }
 
-fn poison(shared: &Shared, why: &str) {
+pub(crate) fn poison(shared: &Shared, why: &str) {
     tracing::error!(why, "the store is poisoned: nothing more is written");
     for job in shared.queue.poison(why) {
         job.done.tell(Err(PortError::Unavailable(why.to_string())));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use schemas::{
-    Content, ContentType, Inbox, Kind, Message, MessageId, NodeId, Partition, Position, Priority, Sender, SessionId, State,
-    Status, Timestamp, UserId,
+    Content, ContentType, Inbox, Kind, Message, MessageId, NodeId, Partition, Position, Priority, Sender, SessionId,
+    State, Status, Timestamp, UserId,
     port::{Backplane, Hint, Landing, Node},
     tier::Attempt,
     view::StatusChange,

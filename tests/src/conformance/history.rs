@@ -29,6 +29,9 @@ pub trait Installation: Send + Sync {
 
     /// Closes everything in order and opens it again, as a restart does.
     async fn restart(&mut self);
+
+    /// Opens what a crash at this moment would leave: nothing was closed, nothing is finished.
+    async fn crash(&mut self);
 }
 
 /// One test for each case of the suite, in a module named after the adapter.
@@ -41,7 +44,7 @@ macro_rules! history_conformance {
             $crate::history_conformance! { @cases $install;
                 inboxes::a_takeover_raises_the_epoch_and_it_stays_raised,
                 inboxes::an_inbox_nobody_wrote_to_ends_at_the_start,
-                inboxes::what_was_recorded_is_found_everywhere_and_survives_a_restart,
+                inboxes::what_was_recorded_is_found_everywhere_and_survives_stop_and_crash,
                 inboxes::the_same_entries_again_change_nothing,
                 inboxes::a_reader_never_passes_a_break,
                 inboxes::what_a_late_owner_wrote_is_not_in_the_inbox,
@@ -65,7 +68,7 @@ macro_rules! history_conformance {
                 retention::ids_without_a_place_go_too,
                 facts::every_fact_has_its_outcome,
                 facts::facts_before_the_message_are_kept,
-                facts::settled_facts_survive_a_restart,
+                facts::settled_facts_survive_a_crash,
                 facts::p3_p8_any_order_any_batches_any_repeats_give_the_merged_state,
                 facts::p6_unread_is_what_was_not_read,
                 facts::what_was_withdrawn_is_not_unread,
@@ -80,7 +83,7 @@ macro_rules! history_conformance {
                 broadcasts::a_broadcast_begins_once,
                 broadcasts::recipients_come_in_order_from_anywhere,
                 broadcasts::progress_grows_and_what_is_over_stays_so,
-                broadcasts::running_ones_come_oldest_first_and_resume_after_a_restart,
+                broadcasts::running_ones_come_oldest_first_and_resume_after_a_crash,
             }
         }
     };

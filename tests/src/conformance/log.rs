@@ -171,7 +171,8 @@ pub async fn one_call_keeps_its_order(mut maker: impl Maker) {
     assert!(outcomes.iter().all(Result::is_ok));
     noise.await.unwrap();
     for partition in 0..4 {
-        let read: Vec<_> = all(&*log, at(LOW, partition)).await.iter().map(text).filter(|t| t.starts_with("call")).collect();
+        let read: Vec<_> =
+            all(&*log, at(LOW, partition)).await.iter().map(text).filter(|t| t.starts_with("call")).collect();
         assert_eq!(read.len(), 750);
         assert!(read.is_sorted());
     }

@@ -115,7 +115,9 @@ pub async fn numbers_of_a_device_rise_under_contention(mut maker: impl Maker) {
     let presence = maker.open().await;
     let many = (0..100u128).map(|n| {
         let presence = presence.clone();
-        tokio::spawn(async move { presence.register(&user(1), &node("a"), &device("phone"), session(n)).await.unwrap() })
+        tokio::spawn(
+            async move { presence.register(&user(1), &node("a"), &device("phone"), session(n)).await.unwrap() },
+        )
     });
     let taken: Vec<_> = futures::future::join_all(many).await.into_iter().map(Result::unwrap).collect();
     let place = locate(&*presence, 1).await.remove(0);

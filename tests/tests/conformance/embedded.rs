@@ -17,7 +17,7 @@ fn clock() -> Arc<ManualClock> {
 }
 
 /// Embedded logs on a folder of their own.
-pub struct EmbeddedLogs {
+pub(crate) struct EmbeddedLogs {
     folder: tempfile::TempDir,
     clock: Arc<ManualClock>,
     limits: StoreLimits,
@@ -25,9 +25,17 @@ pub struct EmbeddedLogs {
 }
 
 impl EmbeddedLogs {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let limits = StoreLimits { partitions: 6, log_retention_ms: 60_000, free_bytes: 0, ..StoreLimits::default() };
         Self { folder: tempfile::tempdir().unwrap(), clock: clock(), limits, open: None }
+    }
+
+    /// With bounds so narrow that everything meets them: next to nothing in memory, short queues, small groups.
+    pub(crate) fn tight() -> Self {
+        let mut logs = Self::new();
+        let narrow = StoreLimits { tail_bytes: 2_000, queue: 3, group_writes: 4, group_every_ms: 1, ..logs.limits };
+        logs.limits = StoreLimits { segment_bytes: 4_000, ..narrow };
+        logs
     }
 }
 
@@ -65,7 +73,8 @@ impl conformance::log::Maker for EmbeddedLogs {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies a folder as it is now.
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (path, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
@@ -74,10 +83,10 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Presences in this process.
-pub struct LocalPresences(Arc<ManualClock>);
+pub(crate) struct LocalPresences(Arc<ManualClock>);
 
 impl LocalPresences {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(clock())
     }
 }
@@ -102,7 +111,7 @@ impl conformance::presence::Maker for LocalPresences {
 }
 
 /// Backplanes in this process.
-pub struct LocalBackplanes;
+pub(crate) struct LocalBackplanes;
 
 #[async_trait]
 impl conformance::backplane::Maker for LocalBackplanes {

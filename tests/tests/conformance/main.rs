@@ -1,12 +1,14 @@
 //! It keeps its contracts: every adapter of every port passes the port's suite. An adapter is added with a maker and a line.
 
 mod embedded;
+mod history;
 
 use embedded::{EmbeddedLogs, LocalBackplanes, LocalPresences};
 
 mod log {
     use super::*;
     tests::log_conformance!(embedded, EmbeddedLogs::new());
+    tests::log_conformance!(embedded_with_narrow_bounds, EmbeddedLogs::tight());
 }
 
 mod presence {

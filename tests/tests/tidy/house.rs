@@ -132,7 +132,9 @@ fn a_crate_takes_versions_and_lints_from_the_workspace() {
             findings.push(format!("{folder}/Cargo.toml does not take the workspace's lints"));
         }
         for (number, line) in manifest.lines().enumerate() {
-            if line.starts_with("version") && !line.contains("workspace") || line.contains("= \"") && line.contains("version =") {
+            if line.starts_with("version") && !line.contains("workspace")
+                || line.contains("= \"") && line.contains("version =")
+            {
                 findings.push(format!("{folder}/Cargo.toml:{}: versions are chosen in the root manifest", number + 1));
             }
         }

@@ -18,7 +18,8 @@ fn every_problem_has_its_page_and_no_page_is_an_orphan() {
     let index = read("docs/problems/README.md");
     for code in Code::ALL {
         let (slug, path) = (code.slug(), format!("docs/problems/{}.md", code.slug()));
-        let Some((_, page)) = files("docs/problems", &format!("{slug}.md")).into_iter().find(|(p, _)| *p == path) else {
+        let Some((_, page)) = files("docs/problems", &format!("{slug}.md")).into_iter().find(|(p, _)| *p == path)
+        else {
             findings.push(format!("{path} is missing"));
             continue;
         };
@@ -86,7 +87,8 @@ fn every_configuration_key_is_documented_with_its_default() {
         .collect();
     let known: BTreeSet<&str> = rows.iter().map(|(_, row)| row.as_str()).collect();
     let told = lines.iter().filter(|line| line.starts_with("| `") && !known.contains(*line));
-    findings.extend(told.map(|line| format!("docs/configuration.md tells of a key that is not there, or not so: {line}")));
+    findings
+        .extend(told.map(|line| format!("docs/configuration.md tells of a key that is not there, or not so: {line}")));
     none(findings);
 }
 
@@ -96,7 +98,8 @@ fn metrics() -> BTreeSet<String> {
     for folder in ["ingest", "pipeline", "sinks", "stores", "gateway", "ops"] {
         for (_, text) in files(&format!("{folder}/src"), ".rs") {
             for piece in code(&text).split("\"esh3ar_").skip(1) {
-                let name: String = piece.chars().take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_').collect();
+                let name: String =
+                    piece.chars().take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_').collect();
                 // A whole literal, not the beginning of a longer text.
                 if piece[name.len()..].starts_with('"') {
                     found.insert(format!("esh3ar_{name}"));
@@ -116,9 +119,29 @@ fn every_metric_is_documented_and_no_other() {
         .map(|name| format!("esh3ar_{name}"))
         .collect();
     let given = metrics();
-    let mut findings: Vec<String> = given.difference(&told).map(|name| format!("docs/metrics.md lacks {name}")).collect();
-    findings.extend(told.difference(&given).map(|name| format!("docs/metrics.md tells of {name}, which nobody gives a value")));
+    let mut findings: Vec<String> =
+        given.difference(&told).map(|name| format!("docs/metrics.md lacks {name}")).collect();
+    findings.extend(
+        told.difference(&given).map(|name| format!("docs/metrics.md tells of {name}, which nobody gives a value")),
+    );
     none(findings);
+}
+
+#[test]
+fn no_counter_is_both_counted_and_set() {
+    let mut ways = std::collections::BTreeMap::<String, BTreeSet<&str>>::new();
+    for folder in ["ingest", "pipeline", "sinks", "stores", "gateway", "ops"] {
+        for (_, text) in files(&format!("{folder}/src"), ".rs") {
+            for piece in code(&text).split("\"esh3ar_").skip(1) {
+                let name = piece.split('"').next().unwrap_or_default().to_owned();
+                let call = piece.split(';').next().unwrap_or_default();
+                let way = [".absolute(", ".increment("].into_iter().find(|way| call.contains(way));
+                ways.entry(name).or_default().extend(way);
+            }
+        }
+    }
+    let both = ways.into_iter().filter(|(_, ways)| ways.len() > 1);
+    none(both.map(|(name, _)| format!("esh3ar_{name} is counted in one place and set in another")).collect());
 }
 
 #[test]

@@ -74,7 +74,8 @@ fn openapi_names_every_route_and_no_other() {
 fn openapi_names_every_problem_with_its_status() {
     let openapi = yaml("schemas/openapi.yaml");
     let told = openapi["components"]["schemas"]["Problem"]["properties"]["type"]["enum"].as_array().cloned();
-    let told: BTreeSet<String> = told.unwrap_or_default().iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
+    let told: BTreeSet<String> =
+        told.unwrap_or_default().iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
     let real: BTreeSet<String> = Code::ALL.iter().map(|code| format!("/problems/{}", code.slug())).collect();
     assert_eq!(told, real);
     // Every refusal an operation names must be of a status that some code has.

@@ -23,7 +23,10 @@ fn every_source_opens_with_what_it_is() {
 #[test]
 fn no_source_is_longer_than_one_can_read() {
     let long = files("", ".rs").into_iter().filter(|(_, text)| text.lines().count() > MAX_LINES);
-    none(long.map(|(path, text)| format!("{path} has {} lines, the most is {MAX_LINES}", text.lines().count())).collect());
+    none(
+        long.map(|(path, text)| format!("{path} has {} lines, the most is {MAX_LINES}", text.lines().count()))
+            .collect(),
+    );
 }
 
 #[test]
@@ -48,7 +51,9 @@ fn no_path_of_somebody_s_machine() {
     for (path, text) in written() {
         for (number, line) in text.lines().enumerate() {
             for machine in &machines {
-                let at_start = |at: usize| !line[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || "_.-~)}>".contains(c));
+                let at_start = |at: usize| {
+                    !line[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || "_.-~)}>".contains(c))
+                };
                 if line.match_indices(machine.as_str()).any(|(at, _)| at_start(at)) {
                     findings.push(format!("{path}:{}: {}", number + 1, line.trim()));
                 }

@@ -113,6 +113,12 @@ impl Tails {
         Found::Records(taken.records)
     }
 
+    /// Bytes kept.
+    #[cfg(test)]
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept.lock().bytes
+    }
+
     /// Has an inbox told of what is published from now on.
     pub(crate) fn watch(&self, index: usize, inbox: &Arc<Inbox>) {
         self.slots[index].state.lock().watchers.push(inbox.clone());

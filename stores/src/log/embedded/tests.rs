@@ -1,1 +1,252 @@
-//! Tests of what only the embedded log promises.
+//! Tests of what only the embedded log promises: what its files survive, and how its segments come and go.
+
+use std::{fs, path::Path};
+
+use bytes::Bytes;
+use schemas::{
+    Partition, Priority,
+    port::{Event, Headers},
+    time::ManualClock,
+};
+
+use super::*;
+use crate::{
+    data,
+    embedded::journal::{self, End},
+};
+
+const HIGH: Topic = Topic::Lane(Priority::High);
+const MANY: Fetch = Fetch { records: 100_000, bytes: 1 << 30 };
+
+fn limits() -> StoreLimits {
+    StoreLimits { partitions: 4, free_bytes: 0, ..StoreLimits::default() }
+}
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)))
+}
+
+fn open(path: &Path, limits: &StoreLimits, clock: &Arc<ManualClock>) -> (Engine, EmbeddedLog) {
+    let engine = Engine::open(path, limits).unwrap();
+    let log = EmbeddedLog::open(engine.clone(), clock.clone(), limits).unwrap();
+    (engine, log)
+}
+
+fn at(partition: u16) -> TopicPartition {
+    TopicPartition { topic: HIGH, partition: Partition(partition) }
+}
+
+fn record(at: TopicPartition, body: Vec<u8>) -> Append {
+    Append { at, headers: Headers::default(), body: Bytes::from(body) }
+}
+
+async fn put(log: &EmbeddedLog, at: TopicPartition, bytes: usize) -> Offset {
+    log.append(vec![record(at, vec![7; bytes])]).await.remove(0).unwrap()
+}
+
+async fn filled(path: &Path) {
+    let (engine, log) = open(path, &limits(), &clock());
+    for _ in 0..20 {
+        put(&log, at(0), 500).await;
+    }
+    drop(log);
+    engine.close().await;
+}
+
+fn the_journal(path: &Path) -> std::path::PathBuf {
+    journal::files(&path.join("store")).unwrap().pop().unwrap()
+}
+
+async fn ends(path: &Path) -> u64 {
+    let (_engine, log) = open(path, &limits(), &clock());
+    let (start, end) = log.bounds(at(0)).await.unwrap();
+    assert_eq!(log.read(at(0), start, MANY).await.unwrap().len() as u64, end.0);
+    end.0
+}
+
+#[tokio::test]
+async fn a_torn_journal_loses_the_last_group_only() {
+    for torn in [1, 12, 13, 137, 500] {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path()).await;
+        let journal = the_journal(dir.path());
+        let whole = journal::scan(&journal).unwrap();
+        assert_eq!((whole.batches, whole.end), (21, End::Whole));
+        journal::cut(&journal, whole.valid - torn).unwrap();
+        assert_eq!(ends(dir.path()).await, 19, "{torn} bytes were cut");
+        // It goes on from there.
+        let (_engine, log) = open(dir.path(), &limits(), &clock());
+        assert_eq!(put(&log, at(0), 1).await, Offset(19));
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_byte_is_refused_and_repaired_loudly() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path()).await;
+    let journal = the_journal(dir.path());
+    let valid = journal::scan(&journal).unwrap().valid as usize;
+    let mut bytes = fs::read(&journal).unwrap();
+    bytes[valid / 2] ^= 1;
+    fs::write(&journal, &bytes).unwrap();
+
+    let refusal = Engine::open(dir.path(), &limits()).map(drop).unwrap_err().to_string();
+    assert!(refusal.contains("esh3ar data repair") && refusal.contains("damaged"), "{refusal}");
+    assert_eq!(fs::read(&journal).unwrap(), bytes, "a refusal changes nothing");
+    let report = data::check(dir.path()).unwrap();
+    assert!(!report.is_whole() && report.journals[0].damaged, "{report:?}");
+
+    let report = data::repair(dir.path()).unwrap();
+    assert!(report.is_whole() && report.done.len() == 1, "{report:?}");
+    assert!(fs::read(dir.path().join("set-aside/0.jnl.1")).unwrap() == bytes, "what was cut off is kept");
+    assert!(report.records > 0 && report.records < 20);
+    assert_eq!(ends(dir.path()).await, report.records);
+    assert_eq!(data::repair(dir.path()).unwrap().done, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_folder_in_use_is_neither_checked_nor_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_engine, _log) = open(dir.path(), &limits(), &clock());
+    assert!(matches!(data::check(dir.path()), Err(OpenError::Busy { .. })));
+    assert!(matches!(data::repair(dir.path()), Err(OpenError::Busy { .. })));
+}
+
+#[tokio::test]
+async fn work_that_was_accepted_is_finished_on_a_nearly_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let stat = rustix::fs::statvfs(dir.path()).unwrap();
+    // Low, but not nothing.
+    let limits = StoreLimits { free_bytes: stat.f_bavail * stat.f_frsize * 2, ..limits() };
+    let (_engine, log) = open(dir.path(), &limits, &clock());
+    assert!(matches!(log.check().await, Err(PortError::Full(_))));
+    let fact = TopicPartition { topic: Topic::Outcomes, partition: Partition(1) };
+    let outcomes = log.append(vec![record(at(0), vec![1]), record(fact, vec![2])]).await;
+    assert!(matches!(outcomes[0], Err(PortError::Full(_))));
+    assert_eq!(outcomes[1], Ok(Offset(0)));
+    let mut member = log.join(Group("finishes"), &[Topic::Outcomes]).await.unwrap();
+    assert!(matches!(member.poll(MANY).await, Ok(Event::Assigned(_))));
+    member.commit(&[(fact, Offset(1))]).await.unwrap();
+}
+
+#[tokio::test]
+async fn segments_come_and_go_and_reads_pass_over_their_borders() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = clock();
+    // Nothing stays in memory, so everything is read from disk.
+    let limits = StoreLimits { segment_bytes: 4_000, log_retention_bytes: 20_000, tail_bytes: 0, ..limits() };
+    let (engine, log) = open(dir.path(), &limits, &clock);
+    for n in 0..12 {
+        for partition in 0..3 {
+            let size = 400 + n;
+            log.append(vec![record(at(partition), vec![n as u8; size]), record(at(partition), vec![n as u8; size])])
+                .await;
+        }
+        log.retain(clock.wall()).await.unwrap();
+    }
+    let (start, end) = log.bounds(at(1)).await.unwrap();
+    assert_eq!(end, Offset(24));
+    assert!(start > Offset(0), "what is beyond the bound went");
+    let mut strays = Vec::new();
+    for from in 0..24 {
+        let read = log.read(at(1), Offset(from), MANY).await.unwrap();
+        let first = from.max(start.0);
+        assert_eq!(read.iter().map(|r| r.offset.0).collect::<Vec<_>>(), (first..24).collect::<Vec<_>>());
+        assert!(read.iter().all(|r| u64::from(r.body[0]) == r.offset.0 / 2));
+        strays = read;
+    }
+    assert_eq!(strays.len(), 1);
+    // A segment that was being made when the process was killed.
+    log.0.segments.prepare().unwrap();
+    let bounds = log.bounds(at(2)).await.unwrap();
+    drop(log);
+    engine.close().await;
+    drop(engine);
+    let (engine, log) = open(dir.path(), &limits, &clock);
+    assert_eq!(log.bounds(at(2)).await.unwrap(), bounds);
+    assert_eq!(log.read(at(2), Offset(0), MANY).await.unwrap().len() as u64, bounds.1.0 - bounds.0.0);
+    assert_eq!(put(&log, at(2), 1).await, Offset(24));
+    assert_eq!(log.bounds(at(3)).await.unwrap(), (Offset(0), Offset(0)));
+    drop((log, engine));
+    let report = data::check(dir.path()).unwrap();
+    assert!(report.is_whole(), "{report:?}");
+}
+
+#[tokio::test]
+async fn what_is_kept_in_memory_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_engine, log) = open(dir.path(), &StoreLimits { tail_bytes: 50_000, ..limits() }, &clock());
+    for n in 0..200 {
+        put(&log, at(n % 4), 1_000).await;
+    }
+    assert!(log.0.tails.kept_bytes() <= 50_000);
+    for partition in 0..4 {
+        assert_eq!(log.read(at(partition), Offset(0), MANY).await.unwrap().len(), 50);
+    }
+}
+
+/// How long opening takes; a measurement, so it is run by hand: `cargo test -p esh3ar-stores -- --ignored million`.
+#[tokio::test]
+#[ignore = "a measurement"]
+#[allow(clippy::disallowed_methods)]
+async fn a_million_records_open_in_half_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = StoreLimits { partitions: 24, ..limits() };
+    let (engine, log) = open(dir.path(), &limits, &clock());
+    let begun = std::time::Instant::now();
+    for call in 0..1_000u64 {
+        let records = (0..1_000).map(|n| record(at(((call + n) % 24) as u16), vec![n as u8; 300])).collect();
+        assert!(log.append(records).await.iter().all(Result::is_ok));
+        if call % 100 == 0 {
+            log.retain(Timestamp(1_700_000_000_000)).await.unwrap();
+        }
+    }
+    println!("appended in {:?}", begun.elapsed());
+    drop(log);
+    engine.close().await;
+    drop(engine);
+    let begun = std::time::Instant::now();
+    let (_engine, log) = open(dir.path(), &limits, &clock());
+    let took = begun.elapsed();
+    println!("opened in {took:?}");
+    let mut count = 0;
+    for partition in 0..24 {
+        count += log.bounds(at(partition)).await.unwrap().1.0;
+    }
+    assert_eq!(count, 1_000_000);
+    assert!(took.as_millis() < 500, "{took:?}");
+}
+
+/// Appends of one record of 300 bytes each beside a bare write and sync; a measurement, run by hand as above.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+#[allow(clippy::disallowed_methods)]
+async fn appends_share_the_disk_s_time() {
+    use std::io::Write as _;
+    let dir = tempfile::tempdir().unwrap();
+    let mut bare = fs::File::create(dir.path().join("bare")).unwrap();
+    let begun = std::time::Instant::now();
+    for _ in 0..500 {
+        bare.write_all(&[7; 400]).unwrap();
+        bare.sync_data().unwrap();
+    }
+    println!("bare write and sync: {:.0}/s", 500.0 / begun.elapsed().as_secs_f64());
+    for appenders in [1u64, 64, 1_000] {
+        let (engine, log) = open(&dir.path().join(appenders.to_string()), &limits(), &clock());
+        let each = (50_000 / appenders).min(1_000);
+        let begun = std::time::Instant::now();
+        let many = (0..appenders).map(|who| {
+            let log = log.clone();
+            tokio::spawn(async move {
+                for turn in 0..each {
+                    put(&log, at(((who + turn) % 4) as u16), 300).await;
+                }
+            })
+        });
+        for one in futures::future::join_all(many).await {
+            one.unwrap();
+        }
+        let rate = (appenders * each) as f64 / begun.elapsed().as_secs_f64();
+        println!("{appenders} appenders: {rate:.0}/s, {:?}", engine.stats());
+    }
+}

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use schemas::{
     BroadcastId, Phone, Sender, Tenant, Timestamp,
-    port::{Asked, Broadcast, BroadcastState, History},
+    port::{Asked, Broadcast, BroadcastState},
 };
 use uuid::Uuid;
 
@@ -81,7 +81,7 @@ pub async fn progress_grows_and_what_is_over_stays_so(bed: &mut dyn Installation
 }
 
 /// What one process began another goes on with: nobody is left out and nobody comes twice.
-pub async fn running_ones_come_oldest_first_and_resume_after_a_restart(bed: &mut dyn Installation) {
+pub async fn running_ones_come_oldest_first_and_resume_after_a_crash(bed: &mut dyn Installation) {
     let tenant = tenant();
     let mine = |rows: Vec<Broadcast>| -> Vec<_> {
         rows.into_iter().filter(|b| b.asked.tenant == tenant).map(|b| b.id).collect()
@@ -102,7 +102,7 @@ pub async fn running_ones_come_oldest_first_and_resume_after_a_restart(bed: &mut
         let state = if upto == now.recipients { BroadcastState::Done } else { BroadcastState::Running };
         history.progress(young.id, upto, state).await.unwrap();
         drop(history);
-        bed.restart().await;
+        bed.crash().await;
     }
     assert_eq!(reached, phones(2_500));
     assert_eq!(mine(bed.history().running().await.unwrap()), [old.id]);

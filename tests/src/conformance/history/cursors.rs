@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use proptest::prelude::*;
 use schemas::{Cursor, DeviceId, Partition, UserId, port::History};
 
 use super::{Installation, kit::*};

@@ -1,6 +1,5 @@
 //! Dead letters: listed, found, replaced, forgotten.
 
-use proptest::prelude::*;
 use schemas::{
     MessageId, Reason, Tenant, Timestamp,
     port::{Buried, Dead, Filter, History},

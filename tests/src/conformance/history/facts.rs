@@ -49,13 +49,13 @@ pub async fn facts_before_the_message_are_kept(bed: &mut dyn Installation) {
 }
 
 /// An answered settle is as durable as the log.
-pub async fn settled_facts_survive_a_restart(bed: &mut dyn Installation) {
+pub async fn settled_facts_survive_a_crash(bed: &mut dyn Installation) {
     let inbox = inbox(&tenant(), 1);
     let written = entries(&inbox, 3);
     record(&*bed.history(), &written).await;
     let facts: Vec<_> = written.iter().map(|entry| fact(entry, What::Read, 1)).collect();
     bed.history().settle(&facts).await.unwrap();
-    bed.restart().await;
+    bed.crash().await;
     let history = bed.history();
     let ids: Vec<_> = written.iter().map(|entry| entry.message.id).collect();
     assert!(history.states(&ids).await.unwrap().iter().all(|state| state.status() == Status::Read));

@@ -16,7 +16,7 @@ pub async fn a_takeover_raises_the_epoch_and_it_stays_raised(bed: &mut dyn Insta
     let again = history.take_over(&[Partition(2)]).await.unwrap();
     assert!(again[0] > before[1]);
     drop(history);
-    bed.restart().await;
+    bed.crash().await;
     let after = bed.history().take_over(&[Partition(2), Partition(1)]).await.unwrap();
     assert!(after[0] > again[0] && after[1] > before[0]);
 }
@@ -34,14 +34,16 @@ pub async fn an_inbox_nobody_wrote_to_ends_at_the_start(bed: &mut dyn Installati
     assert_eq!(history.states(&[id]).await.unwrap(), [State::default()]);
 }
 
-/// After the call answers: by place, by id, at the end, and after a restart.
-pub async fn what_was_recorded_is_found_everywhere_and_survives_a_restart(bed: &mut dyn Installation) {
+/// After the call answers: by place, by id, at the end, and after a stop or a crash.
+pub async fn what_was_recorded_is_found_everywhere_and_survives_stop_and_crash(bed: &mut dyn Installation) {
     let inbox = inbox(&tenant(), 1);
     let written = entries(&inbox, 5);
     record(&*bed.history(), &written).await;
-    for restarted in [false, true] {
-        if restarted {
-            bed.restart().await;
+    for round in 0..3 {
+        match round {
+            1 => bed.crash().await,
+            2 => bed.restart().await,
+            _ => {}
         }
         let history = bed.history();
         assert_eq!(whole(&*history, &inbox).await, written);

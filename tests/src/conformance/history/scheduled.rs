@@ -106,7 +106,7 @@ pub async fn a_sent_one_gets_its_place_and_does_not_come_up_again(bed: &mut dyn 
             _ => {}
         }
         drop(history);
-        bed.restart().await;
+        bed.crash().await;
     }
 }
 

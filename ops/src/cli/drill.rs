@@ -1,0 +1,75 @@
+//! `esh3ar drill`: breaks a server of its own on purpose and accounts for every message.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::print;
+use crate::{
+    clock::SystemClock,
+    drill::{KillDrill, kill},
+    exit::Failure,
+};
+
+/// Shown under the options.
+pub(super) const EXAMPLE: &str = "Example:\n  esh3ar drill kill --rounds 100 --data /tmp/drill   kill -9 a hundred times under load; exit code 0 means nothing was lost";
+
+/// Which drill.
+#[derive(Debug, Subcommand)]
+pub enum DrillCommand {
+    /// Kill -9 at random moments under load, restart, and account for every accepted message.
+    #[command(after_help = EXAMPLE)]
+    Kill(KillArgs),
+}
+
+/// How hard.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// How many kills.
+    #[arg(long, default_value_t = 50)]
+    rounds: u32,
+    /// How many recipients, each with a sender and a phone of its own.
+    #[arg(long, default_value_t = 24)]
+    users: usize,
+    /// An empty folder for the server under drill.
+    #[arg(long, value_name = "DIR", default_value = "./esh3ar-drill")]
+    data: PathBuf,
+    /// How long everything may take to settle before an account, s.
+    #[arg(long, default_value_t = 30)]
+    settle: u64,
+}
+
+/// Runs it; a drill that found a fault has failed.
+pub(super) async fn run(command: DrillCommand, json: bool) -> Result<(), Failure> {
+    let DrillCommand::Kill(args) = command;
+    if std::fs::read_dir(&args.data).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Failure::usage(format!("{} is not empty: a drill needs a folder of its own", args.data.display())));
+    }
+    let target = if json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(u64::from(args.rounds)), target).with_message("kills");
+    if let Ok(style) = ProgressStyle::with_template("{msg} {pos}/{len} {wide_bar} {elapsed}") {
+        bar.set_style(style);
+    }
+    let drill = KillDrill { rounds: args.rounds, users: args.users, data: args.data, settle_ms: args.settle * 1_000 };
+    let report = kill::run(&drill, Arc::new(SystemClock::new()), |round| bar.set_position(u64::from(round))).await;
+    bar.finish_and_clear();
+    let report = report.map_err(|why| Failure::failed(format!("the drill could not be done: {why:#}")))?;
+    if json {
+        print::json(&report)?;
+    } else {
+        print::line(&format!(
+            "{} kills, {} messages accepted: {} lost, {} out of order, {} twice on one connection, {} sent again after a reconnect; \
+             books balanced: {}; slowest start {} ms",
+            report.kills, report.accepted, report.lost, report.out_of_order, report.repeats_in_session, report.repeats, report.balanced,
+            report.slowest_start_ms
+        ))?;
+    }
+    if report.is_clean() { Ok(()) } else { Err(Failure::failed(report.faults.join("\n"))) }
+}
+
+impl From<io::Error> for Failure {
+    fn from(why: io::Error) -> Self {
+        Self::failed(why.to_string())
+    }
+}
