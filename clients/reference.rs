@@ -103,7 +103,8 @@ impl Client {
                         *failures = 0;
                         let items = items.into_iter().filter(|item| self.is_new(item)).collect::<Vec<_>>();
                         if !items.is_empty() && !on(ServerFrame::Messages { items }) {
-                            let _ = say(&mut socket, &ClientFrame::Ack { cursor: self.cursor.clone(), ids: vec![] }).await;
+                            let _ =
+                                say(&mut socket, &ClientFrame::Ack { cursor: self.cursor.clone(), ids: vec![] }).await;
                             let _ = socket.close(None).await;
                             return Some(CloseCode::Normal.into());
                         }

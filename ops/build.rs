@@ -5,7 +5,9 @@ use std::{env, fmt::Write as _, fs, path::Path};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let here = env::var("CARGO_MANIFEST_DIR")?;
     let root = Path::new(&here).parent().ok_or("no workspace above ops")?;
-    let mut code = String::from("/// The page of one kind of problem.\nfn embedded(slug: &str) -> Option<&'static str> {\n    match slug {\n");
+    let mut code = String::from(
+        "/// The page of one kind of problem.\nfn embedded(slug: &str) -> Option<&'static str> {\n    match slug {\n",
+    );
     let pages = root.join("docs").join("problems");
     watch(&pages);
     let mut files: Vec<_> = fs::read_dir(&pages).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -20,7 +22,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if openapi.exists() {
         writeln!(code, "const OPENAPI: &str = include_str!({:?});", openapi.display().to_string())?;
     } else {
-        code.push_str("const OPENAPI: &str = \"openapi: 3.1.0\\ninfo: {title: Esh3ar, version: '1'}\\npaths: {}\\n\";\n");
+        code.push_str(
+            "const OPENAPI: &str = \"openapi: 3.1.0\\ninfo: {title: Esh3ar, version: '1'}\\npaths: {}\\n\";\n",
+        );
     }
     fs::write(Path::new(&env::var("OUT_DIR")?).join("documents.rs"), code)?;
     Ok(())

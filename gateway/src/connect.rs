@@ -187,12 +187,7 @@ async fn no_room(gateway: &Gateway, why: NoRoom) -> Problem {
 }
 
 /// From where the session goes on, in each of the user's inboxes.
-async fn start(
-    gateway: &Arc<Gateway>,
-    hold: &Hold,
-    caller: &Caller,
-    client: Option<Cursor>,
-) -> Result<Start, Problem> {
+async fn start(gateway: &Arc<Gateway>, hold: &Hold, caller: &Caller, client: Option<Cursor>) -> Result<Start, Problem> {
     let me = hold.handle.me.clone();
     let inboxes = gateway.inboxes(&me.user);
     let cursors = gateway.parts.history.cursors(&me.user).await?;
@@ -279,7 +274,8 @@ mod tests {
         let headers = |pairs: &[(header::HeaderName, &'static str)]| -> HeaderMap {
             pairs.iter().map(|(name, value)| (name.clone(), http::HeaderValue::from_static(value))).collect()
         };
-        let table: [(&[(header::HeaderName, &str)], &[&str], bool); 6] = [
+        type Row<'a> = (&'a [(header::HeaderName, &'static str)], &'a [&'a str], bool);
+        let table: [Row<'_>; 6] = [
             (&[], &[], true),
             (&[(header::ORIGIN, "https://a.example"), (header::HOST, "a.example")], &[], true),
             (&[(header::ORIGIN, "https://evil.example"), (header::HOST, "a.example")], &[], false),

@@ -14,8 +14,8 @@ use std::{
 
 use parking_lot::Mutex;
 use schemas::{
-    Cursor, DeviceId, Fact, Limits, UserId,
-    port::{Append, History, Log, PortError},
+    Cursor, DeviceId, Fact, Limits, Position, Timestamp, UserId, What,
+    port::{Append, History, Log, Placed, PortError},
     record,
 };
 use tokio::sync::Notify;
@@ -87,7 +87,11 @@ impl Gather {
                         break;
                     }
                     held.busy = true;
-                    (std::mem::take(&mut held.facts), std::mem::take(&mut held.moves), std::mem::take(&mut held.waiting))
+                    (
+                        std::mem::take(&mut held.facts),
+                        std::mem::take(&mut held.moves),
+                        std::mem::take(&mut held.waiting),
+                    )
                 };
                 waiting.into_iter().for_each(Waker::wake);
                 let gathered = facts.len();
@@ -120,6 +124,23 @@ impl Gather {
             }
             flushed.await;
         }
+    }
+}
+
+/// The fact that a device said something of a message found by its id.
+pub(crate) fn fact_of(placed: &Placed, device: Option<&DeviceId>, what: What, at: Timestamp) -> Fact {
+    let state = &placed.state;
+    Fact {
+        id: placed.message.id,
+        inbox: placed.inbox.clone(),
+        position: placed.position.unwrap_or(Position::START),
+        from: placed.message.from.clone(),
+        client_ref: placed.message.client_ref.clone(),
+        at,
+        round: state.round(),
+        attempt: state.attempt(),
+        device: device.cloned(),
+        what,
     }
 }
 

@@ -41,7 +41,7 @@ async fn wake(gateway: Weak) {
         // A tenth of the shortest deadline is near enough; more often than every 10 ms it would cost and gain nothing.
         let every = Duration::from_millis((shortest / 10).clamp(10, 250));
         let now = here.parts.clock.mono();
-        here.registry.each(|handle| handle.wake_if_due(now));
+        here.registry.wake_due(now);
         metrics::gauge!("esh3ar_sessions").set(here.registry.count() as f64);
         drop(here);
         tokio::time::sleep(every).await;

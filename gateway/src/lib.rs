@@ -16,6 +16,8 @@ pub mod session;
 mod socket;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod wire;
 
 use std::{
     sync::{

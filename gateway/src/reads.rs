@@ -67,8 +67,7 @@ pub(crate) fn part(caller: &Caller, message: &Message) -> Option<Part> {
 /// Finds a message that the caller may see, waiting a moment for one that is not recorded yet. What is another's is waited
 /// for just as long, so that the time tells nothing either.
 pub(crate) async fn find(gateway: &Gateway, caller: &Caller, id: &str) -> Result<(Placed, Part), Problem> {
-    let id: MessageId =
-        id.parse().map_err(|_| Problem::new(Code::NotFound, "a message's id is a UUID").at("id"))?;
+    let id: MessageId = id.parse().map_err(|_| Problem::new(Code::NotFound, "a message's id is a UUID").at("id"))?;
     let found = look(WAIT, || async move {
         let placed = gateway.parts.history.messages(&[id]).await?.into_iter().next().flatten();
         Ok(placed.and_then(|placed| part(caller, &placed.message).map(|part| (placed, part))))

@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -134,13 +134,21 @@ pub(crate) struct Registry {
     shards: Box<[Shard]>,
     hasher: RandomState,
     count: AtomicU64,
+    /// Sessions that are over and whose sockets wait for the client's own close: they have deadlines still.
+    closing: Mutex<Vec<Weak<Handle>>>,
     limits: SocketLimits,
 }
 
 impl Registry {
     pub(crate) fn new(limits: &SocketLimits) -> Self {
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        Self { shards, hasher: RandomState::new(), count: AtomicU64::new(0), limits: limits.clone() }
+        Self {
+            shards,
+            hasher: RandomState::new(),
+            count: AtomicU64::new(0),
+            closing: Mutex::default(),
+            limits: limits.clone(),
+        }
     }
 
     fn shard(&self, user: &UserId) -> &Shard {
@@ -169,6 +177,7 @@ impl Registry {
 
     /// Takes a session off: hints for it are answered `Absent` from now on.
     pub(crate) fn remove(&self, handle: &Arc<Handle>) {
+        self.closing.lock().push(Arc::downgrade(handle));
         *handle.mail.lock() = Mail { gone: true, ..Mail::default() };
         let mut shard = self.shard(&handle.me.user).write();
         let Some(here) = shard.get_mut(&handle.me.user) else { return };
@@ -178,6 +187,15 @@ impl Registry {
         if here.is_empty() {
             shard.remove(&handle.me.user);
         }
+    }
+
+    /// Wakes every session whose deadline has come, also those that are closing.
+    pub(crate) fn wake_due(&self, now: Millis) {
+        self.each(|handle| handle.wake_if_due(now));
+        self.closing.lock().retain(|handle| {
+            let handle = handle.upgrade();
+            handle.inspect(|handle| handle.wake_if_due(now)).is_some()
+        });
     }
 
     /// Looks at every session, shard by shard.
@@ -274,4 +292,3 @@ impl Node for Registry {
         }
     }
 }
-

@@ -16,7 +16,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use schemas::{
     Cursor, DeviceId, Fact, Inbox, Limits, MessageId, Millis, Partition, Position, Problem, Ref, Sender, SessionId,
-    State, Timestamp, UserId, What,
+    Timestamp, UserId, What,
     frame::{Close, ServerFrame, WelcomeLimits},
     message::Message,
     port::Span,
@@ -250,7 +250,7 @@ impl Session {
     }
 
     /// What a read of history answered.
-    pub fn on_span(&mut self, span: Span, now: Now, fx: &mut Effects) {
+    pub fn on_span(&mut self, span: &Span, now: Now, fx: &mut Effects) {
         let Some((index, limit)) = self.asked.take() else { return };
         let index = usize::from(index);
         if self.closed.is_some() {
@@ -258,7 +258,7 @@ impl Session {
         }
         let full = span.entries.len() >= limit as usize;
         let acked = self.lanes[index].acked;
-        if !self.lanes[index].may_follow(&span) {
+        if !self.lanes[index].may_follow(span) {
             // Retention removed what was to come next: coming back, the client is told so with `recovered: false`.
             self.reconnect("retention", Close::Unavailable, 0, fx);
             return;
@@ -483,23 +483,6 @@ fn fact(me: &Me, partition: Partition, sent: &Sent, what: What, now: Now) -> Fac
         round: sent.round,
         attempt: sent.attempt,
         device: Some(me.device.clone()),
-        what,
-    }
-}
-
-/// The fact that a device said something of a message found by its id.
-pub fn fact_of(placed: &schemas::port::Placed, device: Option<&DeviceId>, what: What, at: Timestamp) -> Fact {
-    let state: &State = &placed.state;
-    Fact {
-        id: placed.message.id,
-        inbox: placed.inbox.clone(),
-        position: placed.position.unwrap_or(Position::START),
-        from: placed.message.from.clone(),
-        client_ref: placed.message.client_ref.clone(),
-        at,
-        round: state.round(),
-        attempt: state.attempt(),
-        device: device.cloned(),
         what,
     }
 }

@@ -25,8 +25,9 @@ use schemas::{
 use crate::{
     Gateway,
     connect::Hold,
+    facts::fact_of,
     registry::{Mail, Order},
-    session::{Effects, LookUp, Session, fact_of, frames::Out},
+    session::{Effects, LookUp, Session, frames::Out},
 };
 
 /// The socket's buffers and bounds, set here alone. The defaults would cost 137 KB a connection (`docs/performance.md`).
@@ -305,7 +306,7 @@ impl Pump {
                 self.reading = None;
                 let mut fx = Effects::default();
                 match span {
-                    Ok(span) => self.session.on_span(span, now, &mut fx),
+                    Ok(span) => self.session.on_span(&span, now, &mut fx),
                     Err(why) => {
                         tracing::warn!(user = ?self.hold.handle.me.user, %why, "a session could not read its inbox");
                         self.session.on_unreadable(&mut fx);

@@ -35,6 +35,9 @@ const FINISH: Duration = Duration::from_secs(10);
 /// The store while it is open; taken out when it is closed.
 pub type Kept = Arc<Mutex<Option<Stores>>>;
 
+/// How long requests under way may take to be refused when nothing goes any more.
+const ANSWER: Duration = Duration::from_secs(1);
+
 /// A running service.
 pub struct Service {
     stores: Kept,
@@ -56,6 +59,9 @@ pub async fn up(config: Config, metrics: PrometheusHandle) -> Result<Service, Fa
     let clock: Arc<dyn Clock> = system.clone();
     let limits = Arc::new(config.limits.clone());
 
+    // The tables of numbering plans are read at the first number: not while its sender waits.
+    tokio::task::spawn_blocking(|| schemas::Phone::parse("+962790000001"));
+
     // Listeners first: that a port is taken is found out before anything is touched.
     let public_listener = serve::bind(&config.listen, "listen").await?;
     let admin_listener = serve::bind(&config.admin, "admin").await?;
@@ -71,7 +77,8 @@ pub async fn up(config: Config, metrics: PrometheusHandle) -> Result<Service, Fa
 
     // Who is believed.
     let settings = auth(&config)?;
-    let auth = Auth::with_limits(settings, clock.clone(), &limits.door).map_err(|why| Failure::usage(why.to_string()))?;
+    let auth =
+        Auth::with_limits(settings, clock.clone(), &limits.door).map_err(|why| Failure::usage(why.to_string()))?;
     let auth = Arc::new(auth);
 
     // What acts on the world.
@@ -141,8 +148,6 @@ pub async fn up(config: Config, metrics: PrometheusHandle) -> Result<Service, Fa
     };
     let gauges = tokio::spawn(gauges::keep(gauges::Parts {
         history: history.clone(),
-        door: door.clone(),
-        gateway: gateway.clone(),
         pipeline: pipeline.clone(),
         stores: stores.clone(),
         metrics: metrics.clone(),
@@ -298,7 +303,8 @@ impl Service {
             clean &= pipeline.stop().await;
         }
         self.gauges.abort();
-        clean &= self.admin.stop(Duration::from_secs(1)).await;
+        // Administrators lose nothing by being cut off.
+        self.admin.stop(ANSWER).await;
         let stores = self.stores.lock().take();
         if let Some(stores) = stores {
             clean &= tokio::time::timeout(FINISH, stores.close()).await.is_ok();
@@ -306,10 +312,11 @@ impl Service {
         clean
     }
 
-    /// Ends at once, because the store or the dataflow cannot go on: waiting would gain nothing.
-    pub fn abandon(self) {
+    /// Ends because the store or the dataflow cannot go on: waiting for work would gain nothing, but whoever asked is told.
+    pub async fn abandon(self) {
         folder::remove_endpoint(&self.config.data);
         self.gauges.abort();
+        tokio::join!(self.public.stop(ANSWER), self.admin.stop(ANSWER));
     }
 }
 

@@ -62,6 +62,11 @@ impl Failure {
         Self::new(Exit::Unreachable, sentence)
     }
 
+    /// Whoever read the result has read enough: an end like any other.
+    pub fn enough() -> Self {
+        Self::new(Exit::Done, "")
+    }
+
     /// The server said no.
     pub fn refused(problem: Problem) -> Self {
         let sentence = format!("{problem} ({})", problem.type_uri());

@@ -73,8 +73,9 @@ pub fn key(data: &Path) -> Result<Vec<u8>, Failure> {
         return Ok(key);
     }
     let path = key_path(data);
-    let cannot =
-        |why: &dyn std::fmt::Display| Failure::unreachable(format!("the signing key {} cannot be made: {why}", path.display()));
+    let cannot = |why: &dyn std::fmt::Display| {
+        Failure::unreachable(format!("the signing key {} cannot be made: {why}", path.display()))
+    };
     let mut random = [0; 32];
     rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(|why| cannot(&why))?;
     let key = URL_SAFE_NO_PAD.encode(random).into_bytes();

@@ -82,7 +82,9 @@ impl Health {
         let (log, history, presence) = tokio::join!(
             ask("log", true, PATIENCE, self.log.check()),
             // A row that cannot be there: the shortest read that goes to the store.
-            ask("history", true, PATIENCE, async { self.history.dead_letter(MessageId(uuid::Uuid::nil())).await.map(drop) }),
+            ask("history", true, PATIENCE, async {
+                self.history.dead_letter(MessageId(uuid::Uuid::nil())).await.map(drop)
+            }),
             ask("presence", false, PATIENCE, async { self.presence.locate(&[]).await.map(drop) }),
         );
         let store = told("store", &self.fatal);

@@ -90,13 +90,7 @@ impl Serving {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    routes: Router,
-    bounds: Bounds,
-    stop: CancellationToken,
-    tracker: TaskTracker,
-) {
+async fn accept(listener: TcpListener, routes: Router, bounds: Bounds, stop: CancellationToken, tracker: TaskTracker) {
     let room = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -111,7 +105,9 @@ async fn accept(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             // The peer went before it was met.
-            Err(why) if matches!(why.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => continue,
+            Err(why) if matches!(why.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
+                continue;
+            }
             // Mostly out of descriptors: some come back when connections end.
             Err(why) => {
                 tracing::warn!(%why, "no connection could be accepted");
@@ -207,7 +203,10 @@ mod tests {
         second.read_to_end(&mut said).await.unwrap();
         let said = String::from_utf8(said).unwrap();
         let (head, body) = said.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 503") && head.contains(&format!("content-length: {}", body.len())), "{said}");
+        assert!(
+            head.starts_with("HTTP/1.1 503") && head.contains(&format!("content-length: {}", body.len())),
+            "{said}"
+        );
         assert!(serde_json::from_str::<schemas::Problem>(body).is_ok());
     }
 
@@ -235,6 +234,9 @@ mod tests {
         let taken = bind("127.0.0.1:0", "listen").await.unwrap();
         let said = bind(&taken.local_addr().unwrap().to_string(), "listen").await.unwrap_err();
         assert_eq!(said.exit, crate::exit::Exit::Unreachable);
-        assert!(said.sentence.contains("another program listens there") && said.sentence.contains("--listen"), "{said}");
+        assert!(
+            said.sentence.contains("another program listens there") && said.sentence.contains("--listen"),
+            "{said}"
+        );
     }
 }

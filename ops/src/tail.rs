@@ -87,9 +87,7 @@ pub async fn read(log: Arc<dyn Log>, wanted: Wanted) -> PortResult<impl Stream<I
         places.push((at, from));
     }
     let reader = Reader { log, wanted, places, turn: 0, idle: 0, ready: VecDeque::new() };
-    Ok(stream::try_unfold(reader, |mut reader| async move {
-        Ok(reader.next().await?.map(|value| (value, reader)))
-    }))
+    Ok(stream::try_unfold(reader, |mut reader| async move { Ok(reader.next().await?.map(|value| (value, reader))) }))
 }
 
 impl Reader {
@@ -239,8 +237,8 @@ pub fn dead(dead: &Dead) -> Value {
 mod tests {
     use super::*;
     use schemas::{
-        Content, ContentType, Inbox, MessageId, Position, Priority, Reason, Timestamp, UserId, fact::What, port::Append,
-        record, tier::Attempt,
+        Content, ContentType, Inbox, MessageId, Position, Priority, Reason, Timestamp, UserId, fact::What,
+        port::Append, record, tier::Attempt,
     };
 
     const NUMBER: &str = "+962790000001";

@@ -50,8 +50,6 @@ pub(crate) struct Parts {
     pub(crate) counters: Arc<Counters>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) stop: CancellationToken,
-    /// Its number among the instances, for metrics.
-    pub(crate) instance: usize,
 }
 
 /// The way into one lane's flow.
@@ -367,16 +365,15 @@ impl Intake {
         for lane in Priority::ALL {
             let (count, _) = self.ledger.in_flight(lane);
             counters.of(lane).in_flight.store(count as u64, Ordering::Relaxed);
-            let instance = self.parts.instance.to_string();
-            metrics::gauge!("esh3ar_in_flight", "lane" => lane.word(), "instance" => instance).set(count as f64);
         }
         counters.retries_waiting.store(self.tiers.len() as u64, Ordering::Relaxed);
         counters.armed.store(self.settler.armed(), Ordering::Relaxed);
-        let instance = self.parts.instance.to_string();
-        metrics::gauge!("esh3ar_retries_waiting", "instance" => instance).set(self.tiers.len() as f64);
     }
 }
 
 fn index(lane: Lane) -> usize {
     usize::from(lane.number())
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,8 @@ pub(crate) struct Ledger {
     lanes: [PerLane; 3],
     at: BTreeMap<TopicPartition, VecDeque<Line>>,
     ready: BTreeMap<TopicPartition, Offset>,
+    /// What was in flight of partitions when they were given up.
+    lost: Vec<(Partition, Lane, u64)>,
 }
 
 /// Records of one partition in one epoch of one lane.
@@ -65,6 +67,7 @@ impl Ledger {
             of.count -= count;
             of.bytes -= bytes;
         }
+        self.lost.retain(|(_, of, epoch)| *of != lane || *epoch >= frontier);
         true
     }
 
@@ -87,12 +90,13 @@ impl Ledger {
         (of.count, of.bytes)
     }
 
-    /// Whether anything is in flight, of these partitions.
+    /// Whether anything is in flight, of these partitions; also what was fed before they were given up.
     pub(crate) fn holds(&self, partitions: &[Partition]) -> bool {
-        self.at.iter().any(|(at, lines)| {
-            partitions.contains(&at.partition)
-                && lines.iter().any(|line| line.epoch >= self.lanes[index(line.lane)].frontier)
-        })
+        self.lost.iter().any(|(partition, ..)| partitions.contains(partition))
+            || self.at.iter().any(|(at, lines)| {
+                partitions.contains(&at.partition)
+                    && lines.iter().any(|line| line.epoch >= self.lanes[index(line.lane)].frontier)
+            })
     }
 
     /// Whether nothing at all is in flight.
@@ -102,7 +106,15 @@ impl Ledger {
 
     /// Another owns these now: what is still in flight of them is not committed.
     pub(crate) fn forget(&mut self, partitions: &[Partition]) {
-        self.at.retain(|at, _| !partitions.contains(&at.partition));
+        let (lost, frontiers) = (&mut self.lost, [0, 1, 2].map(|i| self.lanes[i].frontier));
+        self.at.retain(|at, lines| {
+            let kept = !partitions.contains(&at.partition);
+            if !kept {
+                let open = lines.iter().filter(|line| line.epoch >= frontiers[index(line.lane)]);
+                lost.extend(open.map(|line| (at.partition, line.lane, line.epoch)));
+            }
+            kept
+        });
     }
 }
 
@@ -126,6 +138,18 @@ mod tests {
             (0usize..3, 1u64..3).prop_map(|(lane, by)| Move::Reach { lane, by }),
             Just(Move::Done),
         ]
+    }
+
+    #[test]
+    fn what_is_given_up_unfinished_is_waited_for_and_never_committed() {
+        let at = TopicPartition { topic: Topic::Lane(Lane::High), partition: Partition(1) };
+        let mut ledger = Ledger::default();
+        ledger.fed(Lane::High, 0, (1, 1), [(at, Offset(1))]);
+        ledger.forget(&[Partition(1)]);
+        assert!(ledger.holds(&[Partition(1)]) && !ledger.holds(&[Partition(2)]));
+        ledger.reached(Lane::High, 1);
+        assert!(!ledger.holds(&[Partition(1)]));
+        assert!(ledger.done().is_empty());
     }
 
     proptest! {

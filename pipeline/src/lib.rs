@@ -183,7 +183,6 @@ impl Instance {
             counters: counters.clone(),
             progress,
             stop: stop.clone(),
-            instance: number,
         };
         let settler = Settler::start(settler, runtime);
         let failed = failed.clone();

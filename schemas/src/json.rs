@@ -98,7 +98,7 @@ mod tests {
         fn any_text_round_trips(text in ".{0,60}") {
             let json = Json::parse(&serde_json::to_string(&text).unwrap()).unwrap();
             let written = serde_json::to_string(&json).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Json>(&written).unwrap(), json.clone());
+            prop_assert_eq!(&serde_json::from_str::<Json>(&written).unwrap(), &json);
             let value = serde_json::to_value(&json).unwrap();
             prop_assert_eq!(serde_json::from_value::<Json>(value).unwrap(), json);
         }

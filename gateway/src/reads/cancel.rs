@@ -13,7 +13,7 @@ use schemas::{Code, MessageId, Problem, Reason, State as Standing, Status, What,
 use serde::Serialize;
 
 use super::{Answer, Part, WAIT, find, look};
-use crate::{Gateway, session::fact_of};
+use crate::{Gateway, facts::fact_of};
 
 /// How a cancellation stands.
 #[derive(Debug, Serialize)]

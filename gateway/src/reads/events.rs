@@ -9,8 +9,7 @@ use ingest::{
     http::Authed,
 };
 use schemas::{
-    Code, Fact, MessageId, Offset, Partition, Problem, Reason, Topic, TopicPartition, What,
-    codec,
+    Code, Fact, MessageId, Offset, Partition, Problem, Reason, Topic, TopicPartition, What, codec,
     cursor::FeedCursor,
     port::{Fetch, Log, PortResult},
     view::StatusChange,
@@ -146,7 +145,7 @@ impl Feed {
             for (p, (offset, within)) in &self.at.0 {
                 let records = log.read(outcomes(*p), *offset, FETCH).await?;
                 if !records.is_empty() {
-                    pieces.push(Piece::new(*p, *within, records, caller));
+                    pieces.push(Piece::new(*p, *within, &records, caller));
                 }
             }
             if pieces.is_empty() {
@@ -191,7 +190,7 @@ struct Next {
 }
 
 impl Piece {
-    fn new(partition: Partition, skip: u16, records: Vec<schemas::port::Record>, caller: &Caller) -> Self {
+    fn new(partition: Partition, skip: u16, records: &[schemas::port::Record], caller: &Caller) -> Self {
         let mut changes = Vec::new();
         let mut end = Offset(0);
         for (n, record) in records.iter().enumerate() {

@@ -18,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::{Answer, Asked, message::item, mobile, page, query};
 use crate::{
     Gateway, connect,
+    facts::fact_of,
     reads::{Part, user},
-    session::{Me, fact_of},
+    session::Me,
 };
 
 /// A page of items.

@@ -18,7 +18,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Part, find, look, mobile};
-use crate::{Gateway, session::fact_of};
+use crate::{Gateway, facts::fact_of};
 
 /// Entries read at once while a cursor is acknowledged.
 const STEP: usize = 500;
@@ -100,12 +100,7 @@ async fn append(gateway: &Gateway, facts: Vec<schemas::Fact>) -> PortResult<()> 
     gateway.parts.log.append(record::facts(facts)).await.into_iter().try_for_each(|outcome| outcome.map(drop))
 }
 
-async fn ack_ids(
-    gateway: &Gateway,
-    inbox: &Inbox,
-    device: Option<&DeviceId>,
-    ids: &[MessageId],
-) -> PortResult<Acked> {
+async fn ack_ids(gateway: &Gateway, inbox: &Inbox, device: Option<&DeviceId>, ids: &[MessageId]) -> PortResult<Acked> {
     let placed = gateway.parts.history.messages(ids).await?;
     let at = gateway.now().wall;
     let (mut facts, mut unknown) = (Vec::new(), Vec::new());
@@ -120,12 +115,7 @@ async fn ack_ids(
     Ok(Acked { acknowledged, cursor: None, unknown })
 }
 
-async fn ack_cursor(
-    gateway: &Gateway,
-    inbox: &Inbox,
-    device: &DeviceId,
-    cursor: &Cursor,
-) -> Result<Acked, Problem> {
+async fn ack_cursor(gateway: &Gateway, inbox: &Inbox, device: &DeviceId, cursor: &Cursor) -> Result<Acked, Problem> {
     let history = &gateway.parts.history;
     let to = cursor.position(inbox.partition);
     let tail = history.tails(std::slice::from_ref(inbox)).await?.first().copied().unwrap_or_default();

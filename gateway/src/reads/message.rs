@@ -50,8 +50,7 @@ pub(crate) async fn trace(
 fn story(placed: &Placed) -> Trace {
     let plain = |at, stage: &str| Stage { at, stage: stage.to_owned(), attempt: None, device: None, reason: None };
     let kept = if placed.position.is_some() { "recorded" } else { "scheduled" };
-    let mut stages =
-        vec![plain(placed.message.accepted_at, "accepted"), plain(placed.recorded_at, kept)];
+    let mut stages = vec![plain(placed.message.accepted_at, "accepted"), plain(placed.recorded_at, kept)];
     stages.extend(placed.state.past.iter().map(Stage::from));
     // Two machines' clocks may differ by a little: the order of the way is kept where times are equal.
     stages.sort_by_key(|stage| stage.at);

@@ -44,8 +44,8 @@ impl Frames {
     }
 
     pub(super) fn push(&mut self, json: &str, sent: Fact) {
-        let full = self.facts.len() >= self.most_items
-            || self.text.len() + 1 + json.len() + TAIL.len() > self.most_bytes;
+        let full =
+            self.facts.len() >= self.most_items || self.text.len() + 1 + json.len() + TAIL.len() > self.most_bytes;
         if full && !self.facts.is_empty() {
             self.end();
         }

@@ -55,7 +55,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => n.clone().prop_map(Op::LoseHint),
         1 => Just(Op::Overflow),
         2 => n.clone().prop_map(Op::Retry),
-        1 => n.clone().prop_map(Op::Withdraw),
+        1 => n.prop_map(Op::Withdraw),
         5 => Just(Op::ReadRuns),
         5 => Just(Op::ReadAnswers),
         6 => (0usize..4).prop_map(Op::Receive),
@@ -166,7 +166,10 @@ impl Model {
             let frame: ServerFrame = serde_json::from_str(&text).unwrap();
             if let ServerFrame::Messages { items } = &frame {
                 assert!(!items.is_empty() && items.len() <= small_limits().socket.frame_items);
-                assert_eq!(items.iter().map(|i| i.id).collect::<Vec<_>>(), facts.iter().map(|f| f.id).collect::<Vec<_>>());
+                assert_eq!(
+                    items.iter().map(|i| i.id).collect::<Vec<_>>(),
+                    facts.iter().map(|f| f.id).collect::<Vec<_>>()
+                );
             }
             facts.iter().for_each(|fact| self.settle(fact));
             self.wire.push_back(frame);
@@ -291,7 +294,7 @@ impl Model {
             }
             Op::ReadAnswers => {
                 if let Some(span) = self.span.take() {
-                    self.with(|session, now, fx| session.on_span(span, now, fx));
+                    self.with(|session, now, fx| session.on_span(&span, now, fx));
                 }
             }
             Op::Receive(n) => (0..=n).for_each(|_| self.receive()),
@@ -356,12 +359,10 @@ impl Model {
 }
 
 fn open(fx: &mut Effects, have: Position, stored: Position, tail: Position, mono: u64, session: u8) -> Session {
-    let lane =
-        LaneStart { partition: P, have, stored: stored.min(have), tail, skip_delivered: false };
+    let lane = LaneStart { partition: P, have, stored: stored.min(have), tail, skip_delivered: false };
     let session = schemas::SessionId(uuid::Uuid::from_u128(u128::from(session)));
     let me = Arc::new(Me { user: mobile(PHONE), device: "phone".parse().unwrap(), session });
-    let start =
-        Start { me, lanes: vec![lane], recovered: true, token_ends: None, limits: Arc::new(small_limits()) };
+    let start = Start { me, lanes: vec![lane], recovered: true, token_ends: None, limits: Arc::new(small_limits()) };
     Session::open(start, Now { mono: Millis(mono), wall: Timestamp(mono as i64) }, fx)
 }
 

@@ -128,7 +128,7 @@ impl Bench {
 
     fn span(&mut self, span: Span) -> Vec<String> {
         self.ask = None;
-        self.with(|session, fx| session.on_span(span, now(2), fx))
+        self.with(|session, fx| session.on_span(&span, now(2), fx))
     }
 
     fn text(&mut self, text: &str) -> Vec<String> {
@@ -268,7 +268,10 @@ fn reading_is_also_receiving() {
     bench.hints([hint(1)]);
     assert_eq!(bench.text(&format!(r#"{{"type":"read","ids":["{}"]}}"#, id(1))), ["delivered 1 by 0"]);
     assert_eq!(bench.look_up.as_ref().map(|l| (l.ids.len(), l.what)), Some((1, What::Read)));
-    assert_eq!(bench.text(r#"{"type":"read","conversation_id":"00000000-0000-0000-0000-000000000001"}"#), ["error not-found"]);
+    assert_eq!(
+        bench.text(r#"{"type":"read","conversation_id":"00000000-0000-0000-0000-000000000001"}"#),
+        ["error not-found"]
+    );
 }
 
 #[test]
@@ -444,7 +447,8 @@ fn after_presence_lost_sight_the_tails_tell_what_is_missing() {
 fn a_sender_is_told_of_changes() {
     let mut bench = live();
     let id = MessageId(uuid::Uuid::from_u128(7));
-    let note = StatusChange { id, status: Status::Read, at: Timestamp(1), reason: None, client_ref: None, metadata: None };
+    let note =
+        StatusChange { id, status: Status::Read, at: Timestamp(1), reason: None, client_ref: None, metadata: None };
     assert_eq!(bench.with(|session, fx| session.on_notes(vec![note], now(1), fx)), ["status 7 read"]);
 }
 

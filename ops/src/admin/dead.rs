@@ -113,7 +113,10 @@ pub(super) async fn requeue(
     let bytes = read_body(&headers, body, max, Patience::of(&admin.0.limits.door)).await?;
     let asked: Asked = serde_json::from_slice(&bytes).map_err(|why| {
         let code = if why.is_data() { Code::InvalidField } else { Code::InvalidJson };
-        Problem::new(code, format!("{why}; write {{\"ids\": [...]}} or {{\"filter\": {{...}}}}, and \"dry_run\" if wanted"))
+        Problem::new(
+            code,
+            format!("{why}; write {{\"ids\": [...]}} or {{\"filter\": {{...}}}}, and \"dry_run\" if wanted"),
+        )
     })?;
     let mut foreign = Vec::new();
     let which = match (asked.ids, asked.filter) {

@@ -65,7 +65,10 @@ pub(super) async fn lanes(State(admin): State<Admin>, _who: Administrator) -> Re
     })))
 }
 
-pub(super) async fn drain(State(admin): State<Admin>, who: Administrator) -> Result<(StatusCode, Json<Value>), Refusal> {
+pub(super) async fn drain(
+    State(admin): State<Admin>,
+    who: Administrator,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
     who.operator(&admin.0.operators)?;
     tracing::info!(by = %who.caller.who, tenant = %who.caller.tenant, "asked to end by an administrator");
     admin.0.drain.send_replace(true);

@@ -33,6 +33,15 @@ pub(super) async fn tail(
     let count = query.take::<usize>("count")?.unwrap_or(usize::MAX);
     query.end()?;
     let wanted = Wanted { topic, partition, from, follow, tenant: who.scope };
-    let lines = read(admin.0.log.clone(), wanted).await?.take(count).map_ok(|value| Bytes::from(format!("{value}\n")));
+    let mut draining = admin.0.drain.subscribe();
+    // A follower would hold up the end of the process.
+    let end = async move {
+        let _ = draining.wait_for(|drain| *drain).await;
+    };
+    let lines = read(admin.0.log.clone(), wanted)
+        .await?
+        .take(count)
+        .take_until(Box::pin(end))
+        .map_ok(|value| Bytes::from(format!("{value}\n")));
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(lines)).into_response())
 }

@@ -64,5 +64,5 @@ pub(super) async fn run(args: BenchArgs, json: bool) -> Result<(), Failure> {
     if let Some(path) = &args.html {
         bench::write_page(&report, path).map_err(|why| Failure::failed(format!("{why:#}")))?;
     }
-    if json { print::json(&report) } else { print::line(&report.table()) }
+    if json { print::json(&report) } else { print::line(report.table()) }
 }

@@ -57,11 +57,19 @@ fn show(value: &Value) -> Result<(), Failure> {
     let books: Books = serde_json::from_value(bare)
         .map_err(|why| Failure::failed(format!("the server's books are of another release: {why}")))?;
     let mut table = print::table(&[
-        "tenant", "accepted", "unrecorded", "pending", "sent", "delivered", "read", "failed", "residue", "repeats",
+        "tenant",
+        "accepted",
+        "unrecorded",
+        "pending",
+        "sent",
+        "delivered",
+        "read",
+        "failed",
+        "residue",
+        "repeats",
     ]);
     let row = |name: String, a: &Account| {
-        let counts =
-            [a.accepted, a.unrecorded, a.pending, a.sent, a.delivered, a.read, a.failed, a.residue, a.repeats];
+        let counts = [a.accepted, a.unrecorded, a.pending, a.sent, a.delivered, a.read, a.failed, a.residue, a.repeats];
         std::iter::once(name).chain(counts.map(|n| n.to_string())).collect::<Vec<_>>()
     };
     for (tenant, account) in &books.tenants {

@@ -45,7 +45,11 @@ pub(super) fn run(command: &DataCommand, json: bool) -> Result<(), Failure> {
     };
     bar.finish_and_clear();
     let report = report.map_err(|why| Failure::unreachable(why.to_string()))?;
-    if json { print::json(&report)? } else { show(&report)? }
+    if json {
+        print::json(&report)?
+    } else {
+        show(&report)?
+    }
     if report.is_whole() {
         return Ok(());
     }

@@ -58,10 +58,16 @@ pub(super) async fn run(command: DrillCommand, json: bool) -> Result<(), Failure
     if json {
         print::json(&report)?;
     } else {
-        print::line(&format!(
+        print::line(format!(
             "{} kills, {} messages accepted: {} lost, {} out of order, {} twice on one connection, {} sent again after a reconnect; \
              books balanced: {}; slowest start {} ms",
-            report.kills, report.accepted, report.lost, report.out_of_order, report.repeats_in_session, report.repeats, report.balanced,
+            report.kills,
+            report.accepted,
+            report.lost,
+            report.out_of_order,
+            report.repeats_in_session,
+            report.repeats,
+            report.balanced,
             report.slowest_start_ms
         ))?;
     }

@@ -52,7 +52,8 @@ pub(super) async fn run(args: ListenArgs, json: bool) -> Result<(), Failure> {
         (None, None) => return Err(Failure::usage("name a user by --user or --business")),
     };
     let server = args.client.find(who)?;
-    let mut phone = Phone::new(&server.url, server.token.clone(), args.device.clone(), args.cursor.clone())?;
+    let mut phone =
+        Phone::new(&server.url, server.token.clone(), args.device.clone(), args.cursor.clone(), !args.no_ack)?;
     let mut left = args.count.unwrap_or(usize::MAX);
     while left > 0 {
         let met = tokio::select! {
@@ -76,8 +77,8 @@ pub(super) async fn run(args: ListenArgs, json: bool) -> Result<(), Failure> {
                 left -= shown;
                 // Only what was printed is acknowledged: an inbox is in order, so the last one's cursor covers it.
                 let last = items[..shown].iter().rev().find_map(|item| item.cursor.as_ref());
-                if let Some(cursor) = last.filter(|_| !args.no_ack) {
-                    phone.acknowledge(cursor).await?;
+                if let Some(cursor) = last {
+                    phone.acknowledge(cursor).await;
                 }
             }
             Met::Status(change) if json => print::json(&change)?,

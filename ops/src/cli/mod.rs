@@ -41,7 +41,7 @@ A first minute:
 
 /// Messages from businesses to people's phones, none lost.
 #[derive(Debug, Parser)]
-#[command(name = "esh3ar", version, about, after_help = AFTER, propagate_version = true, subcommand_required = true)]
+#[command(name = "esh3ar", bin_name = "esh3ar", version, about, after_help = AFTER, propagate_version = true, subcommand_required = true)]
 pub struct Cli {
     /// Answer in JSON, one object a line, for scripts.
     #[arg(long, global = true)]
@@ -191,7 +191,8 @@ struct Runtime(Option<tokio::runtime::Runtime>);
 impl Runtime {
     fn new(builder: &mut tokio::runtime::Builder) -> Result<Self, Failure> {
         let started = builder.enable_all().build();
-        let runtime = started.map_err(|why: io::Error| Failure::failed(format!("no threads could be started: {why}")))?;
+        let runtime =
+            started.map_err(|why: io::Error| Failure::failed(format!("no threads could be started: {why}")))?;
         Ok(Self(Some(runtime)))
     }
 

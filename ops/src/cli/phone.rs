@@ -38,23 +38,49 @@ pub(super) struct Phone {
     url: Url,
     token: String,
     device: DeviceId,
-    cursor: Option<Cursor>,
+    /// Everything up to here was met: what comes again is dropped.
+    seen: Option<Cursor>,
+    /// Where it asks the server to go on. Naming a place says that everything before it has arrived, so one that does not
+    /// acknowledge does not move it either.
+    resume: Option<Cursor>,
+    acknowledges: bool,
     socket: Option<WebSocketStream<MaybeTlsStream<TcpStream>>>,
     failures: u32,
     was_connected: bool,
     wait_ms: u64,
+    /// Without a frame for so long, the connection is dead and nobody said so: three heartbeats.
+    silence: Duration,
 }
 
 impl Phone {
     /// A phone of the server at `url`, which starts at `cursor`, or where its device stood.
-    pub(super) fn new(url: &str, token: String, device: DeviceId, cursor: Option<Cursor>) -> Result<Self, Failure> {
+    pub(super) fn new(
+        url: &str,
+        token: String,
+        device: DeviceId,
+        cursor: Option<Cursor>,
+        acknowledges: bool,
+    ) -> Result<Self, Failure> {
         let bad = || Failure::usage(format!("{url} is not an address: write http://HOST:PORT"));
         let mut socket = Url::parse(url).map_err(|_| bad())?;
         let scheme = if socket.scheme() == "https" { "wss" } else { "ws" };
         socket.set_scheme(scheme).map_err(|()| bad())?;
         socket.set_path(&format!("{}/v1/ws", socket.path().trim_end_matches('/')));
-        let (failures, was_connected, wait_ms) = (0, false, 0);
-        Ok(Self { url: socket, token, device, cursor, socket: None, failures, was_connected, wait_ms })
+        let (failures, was_connected, wait_ms, silence) = (0, false, 0, Duration::from_secs(75));
+        let (seen, resume) = (cursor.clone(), cursor);
+        Ok(Self {
+            url: socket,
+            token,
+            device,
+            seen,
+            resume,
+            acknowledges,
+            socket: None,
+            failures,
+            was_connected,
+            wait_ms,
+            silence,
+        })
     }
 
     /// The next thing met. Connects and comes back by itself; fails where coming back is useless. Cancel-safe.
@@ -67,7 +93,10 @@ impl Phone {
                 }
                 continue;
             };
-            match socket.next().await {
+            let Ok(frame) = tokio::time::timeout(self.silence, socket.next()).await else {
+                return Ok(self.gone("nothing came for three heartbeats".to_owned(), None));
+            };
+            match frame {
                 Some(Ok(Message::Text(text))) => {
                     if let Some(met) = self.frame(&text).await? {
                         return Ok(met);
@@ -81,10 +110,12 @@ impl Phone {
         }
     }
 
-    /// Tells the server that everything up to here has arrived.
-    pub(super) async fn acknowledge(&mut self, cursor: &Cursor) -> Result<(), Failure> {
-        self.say(&ClientFrame::Ack { cursor: Some(cursor.clone()), ids: Vec::new() }).await;
-        Ok(())
+    /// Tells the server that everything up to here has arrived, if this phone does.
+    pub(super) async fn acknowledge(&mut self, cursor: &Cursor) {
+        if self.acknowledges {
+            self.resume = Some(cursor.clone());
+            self.say(&ClientFrame::Ack { cursor: Some(cursor.clone()), ids: Vec::new() }).await;
+        }
     }
 
     /// Says goodbye and waits until the server has heard it, so that the last acknowledgement arrives.
@@ -99,7 +130,7 @@ impl Phone {
     async fn connect(&mut self) -> Result<Option<Met>, Failure> {
         let mut url = self.url.clone();
         url.query_pairs_mut().append_pair("device", self.device.as_str());
-        if let Some(cursor) = &self.cursor {
+        if let Some(cursor) = &self.resume {
             url.query_pairs_mut().append_pair("cursor", &cursor.to_string());
         }
         let bad = |why: &dyn std::fmt::Display| Failure::usage(format!("this address or token cannot be used: {why}"));
@@ -127,7 +158,9 @@ impl Phone {
             Err(why) => {
                 let host = self.url.host_str().unwrap_or_default();
                 let port = self.url.port_or_known_default().unwrap_or_default();
-                Err(Failure::unreachable(format!("{host}:{port} cannot be reached ({why}): is `esh3ar up` running there?")))
+                Err(Failure::unreachable(format!(
+                    "{host}:{port} cannot be reached ({why}): is `esh3ar up` running there?"
+                )))
             }
         }
     }
@@ -136,7 +169,10 @@ impl Phone {
         // A frame of a kind that this release does not know is for newer clients.
         let Ok(frame) = serde_json::from_str::<ServerFrame>(text) else { return Ok(None) };
         Ok(match frame {
-            ServerFrame::Welcome { recovered, .. } => Some(Met::Welcome { recovered }),
+            ServerFrame::Welcome { recovered, heartbeat_ms, .. } => {
+                self.silence = Duration::from_millis(heartbeat_ms.saturating_mul(3).max(1_000));
+                Some(Met::Welcome { recovered })
+            }
             ServerFrame::Messages { items } => {
                 let fresh: Vec<_> = items.into_iter().filter(|item| self.is_fresh(item)).collect();
                 (!fresh.is_empty()).then_some(Met::Items(fresh))
@@ -155,13 +191,13 @@ impl Phone {
         })
     }
 
-    /// Moves the cursor over an item; one that does not move it came before.
+    /// Moves over an item; one that moves nothing came before.
     fn is_fresh(&mut self, item: &Item) -> bool {
         let Some(at) = &item.cursor else { return true };
-        let mut moved = self.cursor.clone().unwrap_or_default();
+        let mut moved = self.seen.clone().unwrap_or_default();
         moved.join(at);
-        let fresh = self.cursor.as_ref() != Some(&moved);
-        self.cursor = Some(moved);
+        let fresh = self.seen.as_ref() != Some(&moved);
+        self.seen = Some(moved);
         fresh
     }
 

@@ -1,18 +1,21 @@
 //! What commands print: results on standard output, everything else on standard error.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
-/// One line of a result. A reader that went away ends the command: it asked for no more.
+/// One line of a result. A reader that went away (`| head`) ends the command: it asked for no more.
 pub(super) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
-    written.map_err(|why| Failure::failed(format!("the result could not be written: {why}")))
+    written.map_err(|why| match why.kind() {
+        ErrorKind::BrokenPipe => Failure::enough(),
+        _ => Failure::failed(format!("the result could not be written: {why}")),
+    })
 }
 
 /// One value as one line of JSON.
@@ -29,13 +32,19 @@ pub(super) fn aside(text: impl AsRef<str>) {
 
 /// Why a command failed.
 pub(super) fn failure(failure: &Failure, json: bool) {
+    if failure.exit == Exit::Done {
+        return;
+    }
     if json { aside(failure.json().to_string()) } else { aside(format!("esh3ar: {failure}")) }
 }
 
 /// An empty table with these headings.
 pub(super) fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    // One line under the headings: rows are told apart by being rows.
+    let mut style = presets::NOTHING;
+    style.header_separator = presets::UTF8_HORIZONTAL_ONLY.header_separator;
+    table.load_style(style).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(headings.to_vec());
     table
 }

@@ -5,7 +5,8 @@ use clap::Args;
 
 use crate::exit::Failure;
 
-pub(super) const EXAMPLE: &str = "Example:\n  esh3ar up        runs every role in one process and needs no server beside it";
+pub(super) const EXAMPLE: &str =
+    "Example:\n  esh3ar up        runs every role in one process and needs no server beside it";
 
 /// Arguments of a role.
 #[derive(Debug, Args)]

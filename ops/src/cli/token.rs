@@ -103,7 +103,9 @@ mod tests {
 
     #[test]
     fn times_are_read_with_their_units() {
-        for (text, ms) in [("500ms", 500), ("90s", 90_000), ("30m", 1_800_000), ("24h", 86_400_000), ("7d", 604_800_000)] {
+        for (text, ms) in
+            [("500ms", 500), ("90s", 90_000), ("30m", 1_800_000), ("24h", 86_400_000), ("7d", 604_800_000)]
+        {
             assert_eq!(duration_ms(text), Ok(ms));
         }
         for bad in ["", "h", "-1h", "1y", "0s", "99999999999999999999d"] {

@@ -74,7 +74,7 @@ pub(super) async fn run(args: UpArgs, json: bool) -> Result<(), Failure> {
     tracing::info!(listen = %service.listen(), admin = %service.admin(), data = %config.data.display(), "ready");
     if let Err(failure) = service.ended(signals.next()).await {
         tracing::error!("{failure}");
-        service.abandon();
+        service.abandon().await;
         return Err(failure);
     }
     tracing::info!("ending: finishing what is in flight");

@@ -107,7 +107,10 @@ pub fn advice(config: &Config) -> Vec<String> {
             "`limits.door.server_per_second` exceeds `limits.door.system_per_second`: one business may take all there is",
         ),
         (flow.batch <= flow.in_flight, "`limits.flow.batch` exceeds `limits.flow.in_flight`: no batch is ever full"),
-        (flow.eager_batches <= flow.credits, "`limits.flow.eager_batches` exceeds `limits.flow.credits`: no batch lingers"),
+        (
+            flow.eager_batches <= flow.credits,
+            "`limits.flow.eager_batches` exceeds `limits.flow.credits`: no batch lingers",
+        ),
         (
             flow.deliver_ms <= flow.drain_ms,
             "`limits.flow.deliver_ms` exceeds `limits.flow.drain_ms`: leaving may not wait for deliveries under way",
@@ -155,14 +158,20 @@ fn own(config: &Config) -> Vec<String> {
     }
     for origin in &config.origins {
         let formed = origin == "*" || (origin.contains("://") && !origin.ends_with('/'));
-        must(formed, format!("`origins` holds {origin}: write scheme and host without a slash, e.g. https://app.example.com"));
+        must(
+            formed,
+            format!("`origins` holds {origin}: write scheme and host without a slash, e.g. https://app.example.com"),
+        );
     }
     let auth = &config.auth;
     let (has_jwks, has_file) = (!auth.jwks.as_os_str().is_empty(), !auth.secret_file.as_os_str().is_empty());
     match auth.algorithm.as_str() {
         "HS256" => must(!has_jwks, "`auth.jwks` needs `auth.algorithm` RS256, ES256 or EdDSA".to_owned()),
         "RS256" | "ES256" | "EdDSA" => {
-            must(has_jwks, format!("`auth.algorithm` {} needs `auth.jwks`, a file with the public keys", auth.algorithm));
+            must(
+                has_jwks,
+                format!("`auth.algorithm` {} needs `auth.jwks`, a file with the public keys", auth.algorithm),
+            );
             must(auth.secret.is_empty() && !has_file, "`auth.secret` is for HS256 alone".to_owned());
         }
         other => must(false, format!("`auth.algorithm` must be HS256, RS256, ES256 or EdDSA, and {other} is not")),
@@ -175,10 +184,16 @@ fn own(config: &Config) -> Vec<String> {
     for key in &auth.api_keys {
         let is_digest = key.sha256.len() == 64 && key.sha256.bytes().all(|b| b.is_ascii_hexdigit());
         must(is_digest, format!("an API key of {} must give `sha256` as 64 hex digits", key.tenant));
-        must(schemas::Tenant::parse(&key.tenant).is_ok(), format!("an API key names the tenant {}, which none can have", key.tenant));
+        must(
+            schemas::Tenant::parse(&key.tenant).is_ok(),
+            format!("an API key names the tenant {}, which none can have", key.tenant),
+        );
         for can in &key.can {
             let known = ["send", "chat", "broadcast", "admin"].contains(&can.as_str());
-            must(known, format!("an API key of {} permits `{can}`: known are send, chat, broadcast, admin", key.tenant));
+            must(
+                known,
+                format!("an API key of {} permits `{can}`: known are send, chat, broadcast, admin", key.tenant),
+            );
         }
     }
     let webhook = &config.notice.webhook;

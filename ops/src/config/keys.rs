@@ -48,8 +48,16 @@ const OWN: &[(&str, Kind, &str)] = &[
     ("node", Kind::Text, "This node's name among the nodes."),
     ("origins", Kind::List, "Origins whose web pages may open sockets, e.g. https://app.example.com; \"*\" lets all."),
     ("instances", Kind::Integer, "Dataflow threads; 0: half the cores, at least one."),
-    ("operators", Kind::Text, "The tenant whose administrators run this installation and see every tenant's dead letters."),
-    ("auth.algorithm", Kind::Text, "How tokens are signed: HS256, RS256, ES256 or EdDSA. A token that says otherwise is refused."),
+    (
+        "operators",
+        Kind::Text,
+        "The tenant whose administrators run this installation and see every tenant's dead letters.",
+    ),
+    (
+        "auth.algorithm",
+        Kind::Text,
+        "How tokens are signed: HS256, RS256, ES256 or EdDSA. A token that says otherwise is refused.",
+    ),
     ("auth.secret", Kind::Text, "The HS256 secret; empty: `signing.key` in the data folder, made on first start."),
     ("auth.secret_file", Kind::Text, "A file that holds the HS256 secret, instead of `auth.secret`."),
     ("auth.jwks", Kind::Text, "A JWKS file with the public keys, for RS256, ES256 and EdDSA."),
@@ -57,7 +65,11 @@ const OWN: &[(&str, Kind, &str)] = &[
     ("auth.audience", Kind::Text, "The `aud` a token must carry; empty: any."),
     ("auth.api_keys", Kind::Tables, "API keys: a list of {sha256, tenant, can}; the key itself is never written down."),
     ("notice.webhook", Kind::Text, "A URL that is told of dead letters by POST; empty: none."),
-    ("notice.command", Kind::List, "A command and its arguments that is told of dead letters on its standard input; empty: none."),
+    (
+        "notice.command",
+        Kind::List,
+        "A command and its arguments that is told of dead letters on its standard input; empty: none.",
+    ),
     ("log.format", Kind::Text, "`human` or `json`."),
     ("log.level", Kind::Text, "error, warn, info, debug or trace; also per part: `info,gateway=debug`."),
 ];

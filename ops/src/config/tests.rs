@@ -37,7 +37,8 @@ fn refusal(file: Option<&Path>, env: Vec<(String, String)>, set: &[&str]) -> Str
 
 #[test]
 fn file_then_environment_then_flags() {
-    let (_keep, path) = file("listen = \"1.1.1.1:1\"\nnode = \"f\"\n[limits.flow]\nack_ms = 1\nbatch = 11\ncredits = 21\n");
+    let (_keep, path) =
+        file("listen = \"1.1.1.1:1\"\nnode = \"f\"\n[limits.flow]\nack_ms = 1\nbatch = 11\ncredits = 21\n");
     let env = env(&[("ESH3AR_LIMITS__FLOW__ACK_MS", "2"), ("ESH3AR_LIMITS__FLOW__BATCH", "1_2"), ("PATH", "x")]);
     let flags = [("listen", "2.2.2.2:2".to_owned(), "--listen")];
     let loaded = load(Some(&path), env, &flags, &["limits.flow.ack_ms=3".to_owned()]).unwrap();
@@ -55,7 +56,11 @@ fn file_then_environment_then_flags() {
 #[test]
 fn unknown_keys_are_refused_with_the_nearest() {
     let (_keep, path) = file("[limits.flow]\nakc_ms = 1\n[gateway]\nx = 1\n");
-    let said = refusal(Some(&path), env(&[("ESH3AR_LIMTS__DOOR__LANE_FULL", "1"), ("ESH3AR_LISTN", "x")]), &["lgo.level=info"]);
+    let said = refusal(
+        Some(&path),
+        env(&[("ESH3AR_LIMTS__DOOR__LANE_FULL", "1"), ("ESH3AR_LISTN", "x")]),
+        &["lgo.level=info"],
+    );
     for part in ["`limits.flow.ack_ms`", "`gateway`", "`limits.door.lane_full`", "mean `listen`", "mean `log.level`"] {
         assert!(said.contains(part), "{part} is missing in:\n{said}");
     }
@@ -63,7 +68,8 @@ fn unknown_keys_are_refused_with_the_nearest() {
 
 #[test]
 fn what_orchestrators_put_in_the_environment_is_left_alone() {
-    let foreign = env(&[("ESH3AR_SERVICE_HOST", "10.0.0.1"), ("ESH3AR_PORT_8080_TCP", "x"), ("ESH3AR_URL", "http://x")]);
+    let foreign =
+        env(&[("ESH3AR_SERVICE_HOST", "10.0.0.1"), ("ESH3AR_PORT_8080_TCP", "x"), ("ESH3AR_URL", "http://x")]);
     assert!(load(None, foreign, &[], &[]).is_ok());
 }
 
@@ -109,7 +115,11 @@ fn values_that_contradict_each_other_are_refused_in_sentences() {
 #[test]
 fn lists_and_tables_can_be_set_from_flags() {
     let keys = format!("auth.api_keys=[{{sha256=\"{}\",tenant=\"acme\",can=[\"send\"]}}]", "a".repeat(64));
-    let set = ["origins=https://a.example, https://b.example".to_owned(), keys, "notice.command=[\"mail\", \"-s\"]".to_owned()];
+    let set = [
+        "origins=https://a.example, https://b.example".to_owned(),
+        keys,
+        "notice.command=[\"mail\", \"-s\"]".to_owned(),
+    ];
     let config = load(None, vec![], &[], &set).unwrap().config;
     assert_eq!(config.origins, ["https://a.example", "https://b.example"]);
     assert_eq!((config.auth.api_keys[0].can[0].as_str(), config.notice.command.len()), ("send", 2));
@@ -118,7 +128,9 @@ fn lists_and_tables_can_be_set_from_flags() {
 #[test]
 fn secrets_are_never_shown() {
     let secret = "0123456789abcdef0123456789abcdef";
-    let loaded = load(None, vec![], &[], &[format!("auth.secret={secret}"), "notice.webhook=https://x/t0ken".to_owned()]).unwrap();
+    let loaded =
+        load(None, vec![], &[], &[format!("auth.secret={secret}"), "notice.webhook=https://x/t0ken".to_owned()])
+            .unwrap();
     let shown = serde_json::to_string(&loaded.shown()).unwrap();
     assert!(shown.contains("(hidden)") && !shown.contains(secret) && !shown.contains("t0ken"));
 }

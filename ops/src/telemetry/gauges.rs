@@ -1,5 +1,5 @@
-//! Metrics that are states and not events: what waits, what is in flight, what is kept. Looked at every second, so that a
-//! scrape costs the parts nothing.
+//! Metrics that are states and not events: what is in flight, what is kept. Looked at every second, so that a scrape costs the
+//! parts nothing. What waits at the door and how many sockets are held is told by the door and the gateway.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +15,6 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// The history.
     pub history: Arc<dyn History>,
-    /// The door.
-    pub door: Arc<ingest::Door>,
-    /// The sockets.
-    pub gateway: Arc<gateway::Gateway>,
     /// The dataflow.
     pub pipeline: Running,
     /// The store.
@@ -37,7 +33,6 @@ pub async fn keep(parts: Parts) {
         if let Some(stats) = parts.stores.lock().as_ref().map(stores::Stores::stats) {
             store(&stats);
         }
-        metrics::gauge!("esh3ar_sessions").set(parts.gateway.sessions() as f64);
         if round % 5 == 0 {
             sizes(&*parts.history).await;
             parts.metrics.run_upkeep();
@@ -46,11 +41,9 @@ pub async fn keep(parts: Parts) {
 }
 
 fn lanes(parts: &Parts) {
-    let waiting = parts.door.waiting();
     let gauges = parts.pipeline.lock().as_ref().map(pipeline::Pipeline::gauges).unwrap_or_default();
     for lane in Priority::ALL {
         let (i, word) = (usize::from(lane.number()), lane.word());
-        metrics::gauge!("esh3ar_lane_waiting_messages", "lane" => word).set(waiting[i] as f64);
         metrics::gauge!("esh3ar_lane_in_flight_messages", "lane" => word).set(gauges.in_flight[i] as f64);
         metrics::counter!("esh3ar_batches_total", "lane" => word).absolute(gauges.batches[i]);
         metrics::counter!("esh3ar_recorded_total", "lane" => word).absolute(gauges.recorded[i]);

@@ -2,6 +2,7 @@
 
 pub mod gauges;
 pub mod http;
+pub mod words;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
@@ -9,8 +10,7 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 use crate::{config::LogConfig, exit::Failure};
 
 /// Latency buckets in seconds, from what a cache answers to what a deadline ends.
-const SECONDS: [f64; 14] =
-    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+const SECONDS: [f64; 14] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
 /// Buckets of counted things: batch sizes, records a group.
 const COUNTS: [f64; 12] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 5_000.0, 20_000.0];
@@ -40,5 +40,6 @@ pub fn metrics() -> Result<PrometheusHandle, Failure> {
     if metrics::set_global_recorder(recorder).is_err() {
         tracing::debug!("metrics are kept already");
     }
+    words::describe();
     Ok(handle)
 }

@@ -117,11 +117,7 @@ pub(crate) fn dedupe<'scope>(items: Items<'scope>, lane: Lane, shared: &Rc<Share
         let (before, now) = (items.len(), shared.kit.clock.mono());
         let mut window = shared.window.borrow_mut();
         items.retain_mut(|item| window.takes(item, now));
-        let repeats = before - items.len();
-        if repeats > 0 {
-            gauges::add(&shared.count(lane).repeats, repeats);
-            metrics::counter!("esh3ar_repeats_total", "lane" => lane.word()).increment(repeats as u64);
-        }
+        gauges::add(&shared.count(lane).repeats, before - items.len());
     })
 }
 

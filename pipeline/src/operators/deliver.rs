@@ -9,7 +9,7 @@ use std::{panic::AssertUnwindSafe, rc::Rc, time::Duration};
 
 use futures::FutureExt as _;
 use schemas::{
-    Fact, Lane, Reason, Topic,
+    Fact, Lane, Reason, Topic, What,
     port::{Append, Dead, History, Log, Outcome, PortError, Routed},
     record,
 };
@@ -90,6 +90,14 @@ async fn keep(shared: &Shared, lane: Lane, effects: Effects) {
     gauges::add(&shared.count(lane).retries, effects.again.len());
     gauges::add(&shared.count(lane).buried, effects.dead.len());
     let Effects { facts, again, dead } = effects;
+    for fact in &facts {
+        if let What::AttemptFailed(reason) = fact.what {
+            metrics::counter!("esh3ar_attempts_failed_total", "reason" => reason.word()).increment(1);
+        }
+    }
+    for dead in &dead {
+        metrics::counter!("esh3ar_dead_total", "reason" => dead.reason.word()).increment(1);
+    }
     if !dead.is_empty() {
         until_buried(&*kit.ports.history, &dead).await;
     }

@@ -189,10 +189,6 @@ fn write(shared: &Rc<Shared>, lane: Lane, mut batch: Batch<Items>, answers: &Ans
     drop(tails);
     gauges::add(&shared.count(lane).recorded, entries.len());
     gauges::add(&shared.count(lane).repeats, repeats);
-    metrics::counter!("esh3ar_recorded_total", "lane" => lane.word()).increment(entries.len() as u64);
-    if repeats > 0 {
-        metrics::counter!("esh3ar_repeats_total", "lane" => lane.word()).increment(repeats as u64);
-    }
     if entries.is_empty() && schedule.add.is_empty() && schedule.done.is_empty() {
         let below = shared.releases.end(number);
         shared.tails.borrow_mut().release(below);
@@ -257,7 +253,7 @@ where
 
 /// Says that an act is repeated: at once for the first time, then less and less often.
 pub(crate) fn again(act: &'static str, why: &dyn std::fmt::Display, backoff: &Backoff) {
-    metrics::counter!("esh3ar_repeated_acts_total", "act" => act).increment(1);
+    metrics::counter!("esh3ar_port_retries_total", "call" => act).increment(1);
     if backoff.count().is_power_of_two() || backoff.count() == 0 {
         tracing::warn!(act, %why, times = backoff.count(), "an act did not succeed and is repeated");
     }

@@ -198,7 +198,7 @@ pub trait Inboxes: Send + Sync {
 pub struct Settled {
     /// Whether the status changed.
     pub changed: bool,
-    /// What all facts add up to now.
+    /// What all facts up to this one add up to.
     pub state: State,
 }
 
@@ -207,7 +207,8 @@ pub struct Settled {
 #[async_trait]
 pub trait Facts: Send + Sync {
     /// Merges facts; answers one outcome per fact, after they are as durable as the log. Idempotent. A first `Read` of a
-    /// one-way message also lowers its inbox's unread count, in the same write.
+    /// one-way message also lowers its inbox's unread count, in the same write; so does its withdrawal
+    /// ([`State::is_withdrawn`]), as it is never shown, until a late acknowledgement says that somebody has it after all.
     async fn settle(&self, facts: &[Fact]) -> PortResult<Vec<Settled>>;
 
     /// What is known of these; empty states for unknown ids.

@@ -5,7 +5,7 @@
 //! | keyspace | key | value | lives |
 //! |---|---|---|---|
 //! | `history.entries` | inbox, position | head, message: the one place where a body stands | until retention |
-//! | `history.places` | message id | inbox, position, fingerprint; or: scheduled | as its message |
+//! | `history.places` | message id | inbox, position; or: scheduled | as its message |
 //! | `history.states` | message id | its facts, merged | as its message |
 //! | `history.ledgers` | inbox | what is no longer unread; up to where retention has removed | as its user |
 //! | `history.due` | `d`, partition, time, id, kind | inbox and position of what expires; nothing for what is sent | until done |
@@ -35,17 +35,17 @@ mod inboxes;
 mod keys;
 mod reading;
 mod retention;
+mod rounds;
 mod rows;
 mod sizes;
 mod tables;
 mod turns;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
-use schemas::{Clock, Partition, limits::StoreLimits};
+use schemas::{Clock, limits::StoreLimits};
 
-use self::{cursors::Moves, sizes::Sizes, tables::Tables, turns::Turns};
+use self::{cursors::Moves, rounds::Rounds, sizes::Sizes, tables::Tables, turns::Turns};
 use crate::{OpenError, embedded::Engine};
 
 /// The history of this installation.
@@ -61,8 +61,7 @@ pub struct EmbeddedHistory {
     rare: tokio::sync::Mutex<()>,
     sizes: Sizes,
     moves: Arc<Moves>,
-    /// Where retention goes on in each partition. Forgotten at a restart, when it starts over.
-    rounds: Mutex<HashMap<Partition, Vec<u8>>>,
+    rounds: Rounds,
 }
 
 impl EmbeddedHistory {
@@ -75,7 +74,7 @@ impl EmbeddedHistory {
             turns: Turns::new(limits.partitions),
             line: tokio::sync::Mutex::default(),
             rare: tokio::sync::Mutex::default(),
-            rounds: Mutex::default(),
+            rounds: Rounds::default(),
             tables,
             clock,
         })

@@ -49,7 +49,7 @@ struct Fake(Mutex<Met>);
 #[async_trait]
 impl Node for Fake {
     async fn deliver(&self, hints: Vec<Hint>) -> Vec<Landing> {
-        let landing = |hint: &Hint| if hint.position.n % 2 == 0 { Landing::Taken } else { Landing::Absent };
+        let landing = |hint: &Hint| if hint.position.n.is_multiple_of(2) { Landing::Taken } else { Landing::Absent };
         let landings = hints.iter().map(landing).collect();
         self.0.lock().hints.extend(hints.iter().map(|hint| hint.position));
         tokio::task::yield_now().await;

@@ -1,5 +1,7 @@
 //! The history's adapters.
 
+#![allow(clippy::unwrap_used, reason = "a store that does not open ends its test")]
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -23,7 +25,13 @@ impl Embedded {
 
     /// With a queue so short that callers wait in line all the time.
     async fn tight() -> Self {
-        Self::with(StoreLimits { free_bytes: 0, queue: 2, group_writes: 4, group_every_ms: 1, ..StoreLimits::default() })
+        Self::with(StoreLimits {
+            free_bytes: 0,
+            queue: 2,
+            group_writes: 4,
+            group_every_ms: 1,
+            ..StoreLimits::default()
+        })
     }
 
     fn with(limits: StoreLimits) -> Self {
@@ -33,8 +41,7 @@ impl Embedded {
     }
 
     fn open(&mut self) {
-        let settings =
-            Settings { data: self.folder.path().into(), limits: self.limits.clone(), presence_ms: 300_000 };
+        let settings = Settings { data: self.folder.path().into(), limits: self.limits.clone(), presence_ms: 300_000 };
         let clock = Arc::new(ManualClock::at(Timestamp(1_800_000_000_000)));
         self.stores = Some(Stores::open(settings, clock).unwrap());
     }

@@ -35,7 +35,7 @@ async fn a_person_s_quota_is_named_with_when_to_come_back() {
 async fn a_full_lane_refuses_and_loses_nothing_it_accepted() {
     let folder = tempfile::tempdir().unwrap();
     // Nothing leaves the lane while only so few may be in flight and every one waits for its batch.
-    let settings = Settings::unmetered().with(["limits.door.lane_slow=50", "limits.door.lane_full=100", "limits.flow.fetch_records=1", "limits.flow.in_flight=1"]);
+    let settings = Settings::unmetered().with(["limits.door.lane_slow=50", "limits.door.lane_full=100", "limits.flow.fetch_records=1", "limits.flow.in_flight=1", "limits.door.batch_wait_ms=0"]);
     let server = Server::start(&folder.path().join("data"), settings);
     let business = Business::new(&server);
     let items: Vec<_> = (0..20_000).map(|n| json!({ "to": number(n % 50), "content": "x" })).collect();

@@ -37,7 +37,7 @@ async fn the_feed_goes_on_where_its_reader_was() {
         phone.until_seen(ids.len()).await;
         eventually("all delivered events", async || {
             let page = if cursor.is_empty() { String::new() } else { format!("&cursor={cursor}") };
-            let (status, body) = business.get(&format!("/v1/events?limit=4{page}")).await;
+            let (status, body) = business.get(&format!("/v1/events?limit=4&metadata=true{page}")).await;
             assert_eq!(status, 200, "{body}");
             cursor = body["next_cursor"].as_str().unwrap().to_owned();
             for event in body["items"].as_array().unwrap() {

@@ -8,7 +8,7 @@ async fn a_second_process_on_the_same_folder_is_refused() {
     let data = folder.path().join("data");
     let server = Server::start(&data, Settings::default());
     let said = Server::try_start(&data, Settings::default()).err().expect("refused");
-    assert!(said.contains("another process"), "{said}");
+    assert!(said.contains("in use by another esh3ar"), "{said}");
     Business::new(&server).send(&number(1), "still here").await;
 }
 
@@ -27,7 +27,7 @@ fn a_folder_that_cannot_be_written_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("not-a-folder");
     std::fs::write(&file, "x").unwrap();
-    let said = Server::try_start(&file.join("data"), Settings::default()).err().expect("refused");
+    let said = Server::try_start(&file, Settings::default()).err().expect("refused");
     assert!(said.contains("not-a-folder"), "{said}");
 }
 

@@ -11,7 +11,7 @@ use schemas::{
 
 use super::{
     EmbeddedHistory, keys,
-    rows::{Ledger, Place, Spot},
+    rows::{Ledger, Place},
     tables::{Tables, mark, put},
 };
 use crate::embedded::Write;
@@ -76,7 +76,7 @@ impl Tables {
     /// A message is unread no more, or again (a late acknowledgement corrects a failure).
     fn count(&self, id: MessageId, unread: bool, ledgers: &mut HashMap<Vec<u8>, Ledger>) -> PortResult<()> {
         // Without a place it was never counted as written.
-        let Some(Place { spot: Spot::Placed { inbox, notice: true, .. }, .. }) = self.place(id)? else { return Ok(()) };
+        let Some(Place::Placed { inbox, notice: true, .. }) = self.place(id)? else { return Ok(()) };
         let key = keys::inbox(&inbox);
         let ledger = match ledgers.get_mut(&key) {
             Some(ledger) => ledger,

@@ -13,7 +13,7 @@ use schemas::{
 use super::{
     EmbeddedHistory, keys,
     reading::{self, INLINE},
-    rows::{Body, Head, Place, Spot},
+    rows::{Body, Head, Place},
     tables::{Tables, broken, decode, mark, pair, put, remove, strange, unread, weight},
 };
 use crate::embedded::Write;
@@ -33,8 +33,7 @@ impl EmbeddedHistory {
         let mut batch = Batch { writes: Vec::with_capacity(2 * entries.len() + 3), ..Batch::default() };
         for entry in entries {
             let notice = Head::of(entry).notice;
-            let spot = Spot::Placed { inbox: entry.inbox.clone(), position: entry.position, notice };
-            let place = Place { fingerprint: entry.message.fingerprint, spot };
+            let place = Place::Placed { inbox: entry.inbox.clone(), position: entry.position, notice };
             batch.writes.push(put(&tables.places, keys::id(entry.message.id), &place));
         }
         for entry in entries {
@@ -69,8 +68,7 @@ impl EmbeddedHistory {
                 if tables.place(due.id)?.is_some() {
                     return Ok(());
                 }
-                let place =
-                    Place { fingerprint: message.fingerprint, spot: Spot::Scheduled { partition: due.partition } };
+                let place = Place::Scheduled { partition: due.partition };
                 batch.writes.push(put(&tables.places, keys::id(due.id), &place));
                 batch.writes.push(put(&tables.due, keys::scheduled(due.id), &(self.clock.wall(), message)));
                 batch.writes.push(mark(&tables.due, keys::due_row(due)));
@@ -89,7 +87,7 @@ impl EmbeddedHistory {
         }
         batch.writes.push(remove(&tables.due, at));
         if matches!(due.kind, DueKind::Send(_)) {
-            let waits = matches!(tables.place(due.id)?, Some(Place { spot: Spot::Scheduled { .. }, .. }));
+            let waits = matches!(tables.place(due.id)?, Some(Place::Scheduled { .. }));
             if waits && recorded {
                 // It was counted when it was scheduled.
                 batch.kept -= 1;
@@ -135,14 +133,14 @@ impl Tables {
     }
 
     pub(super) fn placed(&self, id: MessageId) -> PortResult<Option<Placed>> {
-        match self.place(id)?.map(|place| place.spot) {
+        match self.place(id)? {
             None => Ok(None),
-            Some(Spot::Placed { inbox, position, .. }) => {
+            Some(Place::Placed { inbox, position, .. }) => {
                 let Some((head, message)) = self.entry(&keys::inbox(&inbox), position)? else { return Ok(None) };
                 let Head { prev, recorded_at, .. } = head;
                 Ok(Some(Placed { message, inbox, position: Some(position), prev, recorded_at, state: self.state(id)? }))
             }
-            Some(Spot::Scheduled { partition }) => self.waiting(id, partition),
+            Some(Place::Scheduled { partition }) => self.waiting(id, partition),
         }
     }
 
@@ -154,12 +152,10 @@ impl Tables {
         Ok(Some(Placed { message, inbox, position, prev, recorded_at, state: self.state(id)? }))
     }
 
+    /// Only an id that is there costs more than one look: a repeated key.
     fn known(&self, id: MessageId) -> PortResult<Option<Known>> {
-        let known = |Place { fingerprint, spot }| match spot {
-            Spot::Placed { position, .. } => Known { fingerprint, position: Some(position) },
-            Spot::Scheduled { .. } => Known { fingerprint, position: None },
-        };
-        Ok(self.place(id)?.map(known))
+        let found = self.placed(id)?;
+        Ok(found.map(|Placed { message, position, .. }| Known { fingerprint: message.fingerprint, position }))
     }
 
     fn due_rows(&self, partition: Partition, now: Timestamp, limit: usize) -> PortResult<Vec<Due>> {
@@ -219,6 +215,7 @@ impl Inboxes for EmbeddedHistory {
         let pending = {
             let _line = self.line.lock().await;
             let Batch { writes, kept, due } = self.batch(entries, schedule)?;
+            self.rounds.note(entries);
             let submitted = match self.tables.engine.room(weight(&writes)).await {
                 Ok(room) => self.tables.engine.submit_in(room, writes),
                 Err(why) => Err(why),

@@ -1,8 +1,8 @@
 //! Retention: what is old goes, a bounded piece at a time, and never before its sender could be told.
 //!
 //! An inbox is emptied from its beginning, so what is kept is one whole chain and one mark says what is gone. The inboxes of
-//! a partition are visited in turn; a place in memory says where to go on. What nobody has received stops the removal of its
-//! inbox until it is settled, and the next call visits that inbox again.
+//! a partition are visited in rounds ([`Rounds`]), one seek each; what nobody has received stops the removal of its inbox
+//! until it is settled, and the next call visits that inbox again.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use schemas::{
 
 use super::{
     EmbeddedHistory, facts, keys,
-    rows::{Head, Place, Spot},
+    rows::{Head, Place},
     tables::{Tables, broken, decode, key, pair, put, remove, strange, unread},
 };
 use crate::embedded::Write;
 
-/// Inboxes looked at in one call in which nothing is old, for each entry it may remove: one seek each.
-const LOOKS: usize = 4;
+/// Inboxes looked at in one call: one seek each, of some tens of microseconds, for every partition and every call.
+const LOOKS: usize = 128;
 /// Broadcasts that are over and removed in one call: the recipients of one are up to 100 rows.
 const BROADCASTS: usize = 4;
 
@@ -32,34 +32,37 @@ struct Sweep {
     due: i64,
     /// Entries and ids that may still be removed or returned.
     left: usize,
-    /// Where the next call begins; `None`: at the beginning.
-    next: Option<Vec<u8>>,
+    /// Where the next call begins; empty: at the beginning, with a new round.
+    next: Vec<u8>,
+    /// The oldest entry met that stays.
+    oldest: Option<Timestamp>,
 }
 
 impl EmbeddedHistory {
     pub(super) async fn sweep(&self, partition: Partition, before: Timestamp, limit: usize) -> PortResult<Vec<Placed>> {
         // Settling writes back the rows that are judged here.
         let _turn = self.turns.take([partition].into_iter()).await;
-        let begin = self.rounds.lock().get(&partition).cloned();
+        let begin = self.rounds.begin(partition, before);
+        let visits = begin.is_some();
         let read = move |tables: &Tables| {
             let mut sweep = Sweep { left: limit, ..Sweep::default() };
             sweep.placeless(tables, partition, before)?;
-            sweep.inboxes(tables, partition, before, begin)?;
+            if let Some(begin) = begin {
+                sweep.inboxes(tables, partition, before, &begin)?;
+            }
             sweep.broadcasts(tables, before)?;
             Ok(sweep)
         };
         // Always on a thread for long scans: it seeks through many inboxes.
-        let Sweep { mut writes, unreached, removed, due, next, .. } = self.read_rows(usize::MAX, read).await?;
+        let Sweep { mut writes, unreached, removed, due, next, oldest, .. } = self.read_rows(usize::MAX, read).await?;
         if !writes.is_empty() {
             self.sizes.add(-removed, -due);
             writes.push(self.sizes.row(&self.tables));
             self.tables.engine.write(writes).await.inspect_err(|_| self.sizes.add(removed, due))?;
         }
-        let mut rounds = self.rounds.lock();
-        match next {
-            Some(next) => rounds.insert(partition, next),
-            None => rounds.remove(&partition),
-        };
+        if visits {
+            self.rounds.end(partition, next, oldest);
+        }
         Ok(unreached)
     }
 }
@@ -78,7 +81,7 @@ impl Sweep {
             self.writes.push(remove(&tables.due, row.to_vec()));
             match tables.place(id)? {
                 // It got one after all and goes with its entry.
-                Some(Place { spot: Spot::Placed { .. }, .. }) => {}
+                Some(Place::Placed { .. }) => {}
                 // It is still to be sent; its row of the due-table leads to it.
                 Some(_) if !tables.state(id)?.status().is_settled() => {}
                 place => {
@@ -96,17 +99,11 @@ impl Sweep {
         self.writes.push(remove(&tables.states, keys::id(id)));
     }
 
-    fn inboxes(
-        &mut self,
-        tables: &Tables,
-        partition: Partition,
-        before: Timestamp,
-        begin: Option<Vec<u8>>,
-    ) -> PortResult<()> {
+    fn inboxes(&mut self, tables: &Tables, partition: Partition, before: Timestamp, begin: &[u8]) -> PortResult<()> {
         let (start, end) = keys::partition(partition);
-        let mut at = begin.unwrap_or(start);
-        let mut looks = self.left.saturating_mul(LOOKS);
-        loop {
+        let mut at = if begin.is_empty() { start } else { begin.to_vec() };
+        let mut again = None;
+        for looks in 0.. {
             let first = match &end {
                 Some(end) => tables.entries.range(&at[..]..&end[..]).next(),
                 None => tables.entries.range(&at[..]..).next(),
@@ -115,36 +112,36 @@ impl Sweep {
                 at.clear();
                 break;
             };
-            if self.left == 0 || looks == 0 {
+            if self.left == 0 || looks == LOOKS {
                 break;
             }
-            looks -= 1;
             let first = key(first)?;
             let (inbox, _) = keys::split_entry(&first).ok_or_else(|| strange(&tables.entries))?;
-            let waiting = self.unreached.len();
-            self.inbox(tables, partition, inbox, before)?;
-            if self.unreached.len() > waiting && self.next.is_none() {
-                self.next = Some(inbox.to_vec());
+            let (waiting, removed) = (self.unreached.len(), self.removed);
+            let finished = self.inbox(tables, partition, inbox, before)?;
+            // What was returned is to be settled by the next call, which begins there. When nothing was, that call goes on
+            // all the same: nobody else's entries wait for it.
+            let stuck = inbox == begin && self.removed == removed;
+            if !stuck && (self.unreached.len() > waiting || !finished) {
+                again.get_or_insert_with(|| inbox.to_vec());
             }
             at = keys::after_inbox(inbox);
         }
-        if self.next.is_none() && !at.is_empty() {
-            self.next = Some(at);
-        }
+        self.next = again.unwrap_or(at);
         Ok(())
     }
 
-    fn inbox(&mut self, tables: &Tables, partition: Partition, inbox: &[u8], before: Timestamp) -> PortResult<()> {
+    /// Empties one inbox as far as it may; `false`: the call's bound ended it.
+    fn inbox(&mut self, tables: &Tables, partition: Partition, inbox: &[u8], before: Timestamp) -> PortResult<bool> {
         let known = tables.ledger(inbox)?;
-        let (mut ledger, mut whole) = (known, true);
+        let (mut ledger, mut oldest, mut finished) = (known, None, true);
         for row in tables.entries.range(inbox.to_vec()..keys::after_inbox(inbox)) {
-            if self.left == 0 {
-                break;
-            }
             let (at, value) = pair(row)?;
             let (_, position) = keys::split_entry(&at).ok_or_else(|| strange(&tables.entries))?;
             let head = Head::read(&value).map_err(|why| broken(&tables.entries, &why))?;
-            if head.recorded_at >= before {
+            if head.recorded_at >= before || self.left == 0 {
+                oldest = oldest.or(Some(head.recorded_at));
+                finished = head.recorded_at >= before;
                 break;
             }
             self.left -= 1;
@@ -153,9 +150,9 @@ impl Sweep {
             if !state.status().is_settled() {
                 let inbox = keys::parse_inbox(inbox).ok_or_else(|| strange(&tables.entries))?;
                 let Head { prev, recorded_at, .. } = head;
+                oldest = oldest.or(Some(recorded_at));
                 self.unreached.push(Placed { message, inbox, position: Some(position), prev, recorded_at, state });
-                whole = false;
-            } else if whole {
+            } else if oldest.is_none() {
                 self.writes.push(remove(&tables.entries, &at[..]));
                 self.message(tables, partition, &message)?;
                 (ledger.gone, ledger.gone_one_way) = (position, head.one_way);
@@ -166,7 +163,8 @@ impl Sweep {
         if ledger != known {
             self.writes.push(put(&tables.ledgers, inbox, &ledger));
         }
-        Ok(())
+        self.oldest = self.oldest.into_iter().chain(oldest).min();
+        Ok(finished)
     }
 
     /// All that is known by a message's id.

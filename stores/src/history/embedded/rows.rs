@@ -49,18 +49,11 @@ impl Head {
 
 /// Where the message of an id is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Spot {
+pub(super) enum Place {
     /// In an inbox.
     Placed { inbox: Inbox, position: Position, notice: bool },
     /// It has no place yet, and gets none if it is cancelled before its time.
     Scheduled { partition: Partition },
-}
-
-/// What is known by id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
-    pub(super) fingerprint: [u8; 16],
-    pub(super) spot: Spot,
 }
 
 /// A scheduled message: when it was recorded, and what it is.

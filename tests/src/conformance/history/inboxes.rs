@@ -58,7 +58,8 @@ pub async fn what_was_recorded_is_found_everywhere_and_survives_stop_and_crash(b
         assert_eq!(placed.message, written[3].message);
         assert_eq!((&placed.inbox, placed.position, placed.prev), (&inbox, Some(at(4)), at(3)));
         assert_eq!((placed.recorded_at, &placed.state), (NOON, &State::default()));
-        let known = |n: usize| Known { fingerprint: written[n].message.fingerprint, position: Some(written[n].position) };
+        let known =
+            |n: usize| Known { fingerprint: written[n].message.fingerprint, position: Some(written[n].position) };
         assert_eq!(history.known(&ids).await.unwrap(), [Some(known(3)), None, Some(known(0))]);
     }
 }

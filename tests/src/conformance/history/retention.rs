@@ -54,7 +54,8 @@ pub async fn what_was_received_goes_and_what_was_not_is_told_first(bed: &mut dyn
     let history = bed.history();
     let written = hourly(&inbox, 6);
     record(&*history, &written).await;
-    let facts = [fact(&written[0], What::Delivered, 1), fact(&written[1], What::Sent, 1), fact(&written[3], What::Read, 1)];
+    let facts =
+        [fact(&written[0], What::Delivered, 1), fact(&written[1], What::Sent, 1), fact(&written[3], What::Read, 1)];
     history.settle(&facts).await.unwrap();
     let unreached = history.retain(inbox.partition, hours(5), 100).await.unwrap();
     let returned: Vec<_> = unreached.iter().map(|placed| placed.position).collect();

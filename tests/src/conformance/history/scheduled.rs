@@ -54,7 +54,7 @@ pub async fn a_scheduled_message_is_known_and_has_no_place(bed: &mut dyn Install
         let placed = history.messages(&[message.id]).await.unwrap().remove(0).unwrap();
         assert_eq!((&*placed.message, placed.position, &placed.inbox), (&message, None, &inbox));
         assert!(whole(&*history, &inbox).await.is_empty());
-        assert_eq!(history.due(inbox.partition, due.at, 10).await.unwrap(), [due.clone()]);
+        assert_eq!(history.due(inbox.partition, due.at, 10).await.unwrap(), std::slice::from_ref(&due));
         assert_eq!(history.sizes().await.unwrap().1, before.1 + 1);
     }
 }
@@ -141,7 +141,7 @@ pub async fn expiry_comes_up_when_it_is_due(bed: &mut dyn Installation) {
     bed.restart().await;
     let history = bed.history();
     assert!(history.due(inbox.partition, Timestamp(NOON.0 - 1), 10).await.unwrap().is_empty());
-    assert_eq!(history.due(inbox.partition, NOON, 10).await.unwrap(), [due.clone()]);
+    assert_eq!(history.due(inbox.partition, NOON, 10).await.unwrap(), std::slice::from_ref(&due));
     history.record(&[], &Schedule { add: vec![], done: vec![due] }).await.unwrap();
     assert!(history.due(inbox.partition, NOON, 10).await.unwrap().is_empty());
     assert_eq!(whole(&*history, &inbox).await, written, "the entry itself stays");
