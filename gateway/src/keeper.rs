@@ -62,25 +62,26 @@ async fn forget(gateway: Weak) {
 async fn stay(gateway: Weak) {
     let mut seen: Option<Millis> = None;
     let mut refreshed = Millis::default();
+    // Presence may have lost sight of sessions: they are registered again, and what was missed is looked for.
+    let mut lapsed = false;
     loop {
         let Some(here) = gateway.upgrade() else { return };
         let now = here.parts.clock.mono();
         let presence_ms = here.parts.limits.socket.presence_ms;
-        let last = *seen.get_or_insert(now);
+        lapsed |= seen.is_some_and(|seen| now.since(seen) >= LAPSED_MS.min(presence_ms));
         let mut well = here.parts.presence.heartbeat(&here.load()).await.is_ok();
-        if well && now.since(last) >= LAPSED_MS.min(presence_ms) {
+        if well && lapsed {
             well = register_again(&here).await;
             refreshed = now;
         } else if well && now.since(refreshed) >= presence_ms / 3 {
             well = refresh(&here).await;
             refreshed = now;
         }
+        lapsed = !well;
         if well {
             seen = Some(now);
         } else {
             tracing::warn!("presence is away: deliveries wait in their inboxes");
-            // Whatever was missed is looked for once presence is back.
-            seen = Some(Millis(now.0.saturating_sub(LAPSED_MS)));
         }
         drop(here);
         let every = HEARTBEAT_MS.min(presence_ms / 3).max(10);

@@ -77,11 +77,17 @@ pub(crate) struct Inner {
     pub(crate) loads: Vec<NodeLoad>,
     /// Calls that fail from now on, by name.
     pub(crate) away: Vec<&'static str>,
+    /// How many did.
+    pub(crate) failed: std::sync::atomic::AtomicUsize,
 }
 
 impl Inner {
     fn check(&self, call: &'static str) -> PortResult<()> {
-        if self.away.contains(&call) { Err(PortError::Unavailable(format!("{call} is away"))) } else { Ok(()) }
+        if !self.away.contains(&call) {
+            return Ok(());
+        }
+        self.failed.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Err(PortError::Unavailable(format!("{call} is away")))
     }
 
     fn placed(&self, id: MessageId) -> Option<Placed> {

@@ -213,6 +213,26 @@ async fn a_log_that_is_away_makes_facts_wait_and_loses_none() {
     until("all are delivered", || ids.iter().all(|id| house.world.status(*id) == Status::Delivered)).await;
 }
 
+// Rule 5.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_missed_while_presence_was_away_comes_when_it_is_back() {
+    let mut limits = Limits::default();
+    limits.socket.presence_ms = 60;
+    let house = House::open(limits).await;
+    let address = house.serve().await;
+    let (_task, mut seen) = listen(&address, "d1");
+    until("it is connected", || house.gateway.sessions() == 1).await;
+    house.world.inner.lock().away.extend(["heartbeat", "refresh"]);
+    let failed = || house.world.inner.lock().failed.load(std::sync::atomic::Ordering::SeqCst);
+    until("the node noticed", || failed() > 0).await;
+    // Its place lapsed, so nobody is given a hint.
+    house.world.inner.lock().places.clear();
+    house.world.record(message_to(PHONE, 1));
+    house.world.inner.lock().away.clear();
+    assert_eq!(items(&mut seen, 1).await, [1]);
+    until("it is registered again", || house.world.inner.lock().places.len() == 1).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn draining_tells_clients_to_come_back_and_makes_what_they_said_durable() {
     let house = House::open(Limits::default()).await;

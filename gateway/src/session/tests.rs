@@ -126,6 +126,7 @@ impl Bench {
         self.with(|session, fx| session.on_hints(hints, false, now(1), fx))
     }
 
+    #[allow(clippy::needless_pass_by_value)] // Each span is made where it is answered.
     fn span(&mut self, span: Span) -> Vec<String> {
         self.ask = None;
         self.with(|session, fx| session.on_span(&span, now(2), fx))

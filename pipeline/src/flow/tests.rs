@@ -210,7 +210,10 @@ fn bench<T: Send + 'static>(gate: Gate, test: impl FnOnce(&mut Worker, Bench) ->
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
         let _entered = runtime.enter();
         let bench = Bench::new(worker, gate);
-        test(worker, bench)
+        let verdict = test(worker, bench);
+        // A test that failed leaves work behind: without this its dataflows would be waited for.
+        worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
+        verdict
     })
 }
 

@@ -65,6 +65,9 @@ pub struct Server {
     key: Vec<u8>,
 }
 
+/// The tenant whose administrators see every tenant (configuration key `operators`).
+const OPERATORS: &str = "operators";
+
 /// The binary under test, beside the test binaries.
 pub fn binary() -> PathBuf {
     let mut path = std::env::current_exe().expect("a test knows its own path");
@@ -187,7 +190,7 @@ impl Server {
     /// A request of the administrators' door.
     pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let method = method.parse().expect("a method");
-        let mut request = self.http.request(method, format!("{}{path}", self.admin)).bearer_auth(self.token("acme", "admin"));
+        let mut request = self.http.request(method, format!("{}{path}", self.admin)).bearer_auth(self.token(OPERATORS, "admin"));
         if let Some(body) = body {
             request = request.json(&body);
         }

@@ -31,11 +31,10 @@ async fn the_door_answers_507_and_what_was_accepted_arrives() {
     let settings = Settings::unmetered().with([format!("limits.store.free_bytes={bound}")]);
     let server = Server::start(&disk.join("data"), settings);
     let business = Business::new(&server);
-    let noise = |n: usize| (0..2_000).map(|i| char::from(b'a' + ((i * 7 + n * 13 + (i * n) % 11) % 26) as u8)).collect::<String>();
     let mut accepted = Vec::new();
     let mut refused = None;
     for round in 0..100 {
-        let items: Vec<_> = (0..500).map(|n| json!({ "to": number(1), "content": format!("{round}.{n} {}", noise(n)) })).collect();
+        let items: Vec<_> = (0..500).map(|n| json!({ "to": number(1), "content": format!("{round}.{n} {}", noise(round * 500 + n)) })).collect();
         for (item, answer) in items.iter().zip(business.batch(&items).await) {
             match answer["status"].as_u64() {
                 Some(202) => accepted.push(item["content"].as_str().unwrap().to_owned()),
@@ -61,4 +60,57 @@ async fn the_door_answers_507_and_what_was_accepted_arrives() {
     assert_eq!(phone.contents(), accepted);
     drop(server);
     drop(tmpfs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_ends_the_process_and_a_restart_finds_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let Some(tmpfs) = Tmpfs::mount(&disk, "200m") else {
+        eprintln!("this machine does not let a test mount a file system of its own: only the bound on free space was tested");
+        return;
+    };
+    // No bound on free space: writes go on until the file system itself refuses.
+    let settings = Settings::unmetered().with(["limits.store.free_bytes=0"]);
+    let mut server = Server::start(&disk.join("data"), settings);
+    let business = Business::new(&server);
+    let mut accepted = Vec::new();
+    'full: for round in 0..200 {
+        let items: Vec<_> = (0..100).map(|n| json!({ "to": number(1), "content": format!("{round}.{n} {}", noise(round * 100 + n)), "key": format!("{round}.{n}") })).collect();
+        let lines: String = items.iter().map(|item| format!("{item}\n")).collect();
+        let request = server.http.post(format!("{}/v1/messages/batch", server.url)).bearer_auth(business.token());
+        let Ok(response) = request.header("content-type", "application/x-ndjson").body(lines).send().await else { break };
+        let Ok(text) = response.text().await else { break };
+        for (item, line) in items.iter().zip(text.lines()) {
+            let Ok(answer) = serde_json::from_str::<serde_json::Value>(line) else { break 'full };
+            if answer["status"] != 202 {
+                break 'full;
+            }
+            accepted.push(item["content"].as_str().unwrap().to_owned());
+        }
+    }
+    assert!(!accepted.is_empty());
+    assert_eq!(server.wait(), Some(1), "it ends by itself, with a code that says so: {}", server.log());
+    let grown = std::process::Command::new("mount").args(["-o", "remount,size=900m"]).arg(&disk).status().unwrap();
+    assert!(grown.success());
+    let server = server.restart();
+    let mut phone = Phone::new(&server, &number(1), "one");
+    phone.connect().await.unwrap();
+    phone.until_seen(accepted.len()).await;
+    assert_eq!(phone.contents()[..accepted.len()], accepted, "everything that was accepted, in order, each once");
+    drop(server);
+    drop(tmpfs);
+}
+
+/// Text that no compressor makes smaller by much.
+fn noise(seed: usize) -> String {
+    let mut state = seed as u64 * 0x9e37_79b9_7f4a_7c15 + 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'a' + (state % 26) as u8)
+    };
+    (0..2_000).map(next).collect()
 }

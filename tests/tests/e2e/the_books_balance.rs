@@ -20,7 +20,6 @@ async fn running_and_stopped_the_books_say_the_same() {
     phone.until_seen(10).await;
     let books = eventually("balanced books", async || {
         let (_, books) = server.admin("GET", "/admin/v1/books", None).await;
-        println!("{} {}", books["tenants"], books["balanced"]);
         let tenants = books["tenants"].as_object()?;
         let done = tenants.get("acme")?["delivered"] == 10 && tenants.get("globex")?["pending"] == 10;
         (done && books["balanced"] == true).then_some(books.clone())
