@@ -3,6 +3,9 @@
 //!
 //! `cargo bench -p esh3ar-pipeline --bench flow`. Times are CPU times, so a busy machine does not spoil them.
 
+// A bench has nobody to give an error to.
+#![allow(clippy::expect_used)]
+
 use std::{
     collections::BTreeMap,
     hint::black_box,
