@@ -30,6 +30,11 @@ use crate::{
     split::{Piece, Splitter},
 };
 
+/// What is read and thrown away of a batch that is too large, bytes: more than a socket's buffers hold on both sides.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// How long such a batch may stand still before it is cut, ms.
+const LINGER_MS: u64 = 1_000;
+
 /// Chunks in the log's hands at once: while one is synced the next ones are read.
 const CHUNKS: usize = 4;
 
@@ -160,6 +165,18 @@ impl Reader {
         (!self.ready.is_empty()).then(|| self.ready.drain(..).collect())
     }
 
+    /// Reads on for a while and throws away: a connection that is closed while its client still writes is reset, and the
+    /// answers under way would be lost with it.
+    async fn linger(&mut self) {
+        let mut left = LINGER_BYTES;
+        while let Ok(Some(bytes)) = edge::next_piece(&mut self.body, LINGER_MS).await {
+            match left.checked_sub(bytes.len()) {
+                Some(less) => left = less,
+                None => break,
+            }
+        }
+    }
+
     fn take(&mut self, piece: Piece) {
         match piece {
             Piece::Broken(why) => self.end = Some(End::Problem(Problem::new(Code::InvalidJson, why))),
@@ -233,8 +250,11 @@ impl Run {
         }
         if let Some(End::Problem(problem)) = self.reader.end.take() {
             let mut last = BytesMut::new();
+            let too_large = problem.code == Code::TooLarge;
             write_line(&mut last, index, &Err(problem));
-            let _ = self.spool.write(last).await;
+            if self.spool.write(last).await.is_ok() && too_large {
+                self.reader.linger().await;
+            }
         }
     }
 

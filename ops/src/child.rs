@@ -38,7 +38,11 @@ impl Server {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.data.with_extension("log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("up").arg("--json").arg("--data").arg(&self.data);
-        command.arg("--listen").arg(format!("127.0.0.1:{}", self.ports.0)).arg("--admin").arg(format!("127.0.0.1:{}", self.ports.1));
+        command
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{}", self.ports.0))
+            .arg("--admin")
+            .arg(format!("127.0.0.1:{}", self.ports.1));
         for setting in &self.settings {
             command.arg("--set").arg(setting);
         }
@@ -49,7 +53,11 @@ impl Server {
             match lines.next_line().await? {
                 Some(line) if line.contains("\"ready\"") => break,
                 Some(_) => {}
-                None => bail!("the server ended with {} before it was ready: see {}", child.wait().await?, self.data.with_extension("log").display()),
+                None => bail!(
+                    "the server ended with {} before it was ready: see {}",
+                    child.wait().await?,
+                    self.data.with_extension("log").display()
+                ),
             }
         }
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });

@@ -85,7 +85,8 @@ pub(crate) fn used(pid: u32) -> Result<Used> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let rest = stat.rsplit_once(") ").context("the form of /proc/PID/stat")?.1;
     let fields: Vec<&str> = rest.split(' ').collect();
-    let ticks: f64 = fields.get(11).context("utime")?.parse::<f64>()? + fields.get(12).context("stime")?.parse::<f64>()?;
+    let ticks: f64 =
+        fields.get(11).context("utime")?.parse::<f64>()? + fields.get(12).context("stime")?.parse::<f64>()?;
     let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
     let written = io.lines().find_map(|l| l.strip_prefix("write_bytes: ")).and_then(|n| n.parse().ok()).unwrap_or(0.0);
     Ok(Used { cpu_micros: ticks * 10_000.0, written })
@@ -99,7 +100,12 @@ pub(crate) fn resident(pid: u32) -> Result<f64> {
 }
 
 /// Syncs of a bare file, one after another: what the disk alone would allow. µs.
-pub(crate) fn bare_syncs(folder: &Path, clock: SystemClock, how_long: Duration, pause: Duration) -> Result<Histogram<u64>> {
+pub(crate) fn bare_syncs(
+    folder: &Path,
+    clock: SystemClock,
+    how_long: Duration,
+    pause: Duration,
+) -> Result<Histogram<u64>> {
     use std::io::Write as _;
     let path = folder.join("bare-sync");
     let mut file = std::fs::File::create(&path)?;

@@ -119,7 +119,13 @@ pub async fn run(drill: &KillDrill, clock: Arc<dyn Clock>, progress: impl Fn(u32
 }
 
 /// Lets everything settle and accounts for every message.
-async fn check(drill: &KillDrill, world: &World, server: &Server, clock: &dyn Clock, report: &mut Report) -> Result<()> {
+async fn check(
+    drill: &KillDrill,
+    world: &World,
+    server: &Server,
+    clock: &dyn Clock,
+    report: &mut Report,
+) -> Result<()> {
     world.sending.store(false, Ordering::Relaxed);
     let until = clock.mono().plus(drill.settle_ms);
     let mut books = Value::Null;
@@ -153,7 +159,10 @@ fn account(world: &World, books: &Value, report: &mut Report) {
         if !missing.is_empty() {
             let ids = thread.ids.lock();
             let named: Vec<_> = missing.iter().take(5).filter_map(|m| ids.get(*m as usize)).cloned().collect();
-            report.faults.push(format!("{} of {accepted} messages to recipient {n} never arrived, e.g. {named:?}", missing.len()));
+            report.faults.push(format!(
+                "{} of {accepted} messages to recipient {n} never arrived, e.g. {named:?}",
+                missing.len()
+            ));
         }
         if disorder > 0 {
             report.faults.push(format!("recipient {n} saw {disorder} messages out of order: {seen:?}"));
@@ -171,7 +180,9 @@ fn account(world: &World, books: &Value, report: &mut Report) {
     let total = &books["total"];
     report.not_delivered = report.accepted.saturating_sub(total["delivered"].as_u64().unwrap_or(0));
     if report.not_delivered > 0 {
-        report.faults.push(format!("{} messages were seen and are not delivered in the books: {books}", report.not_delivered));
+        report
+            .faults
+            .push(format!("{} messages were seen and are not delivered in the books: {books}", report.not_delivered));
     }
     if books["balanced"] != true {
         report.balanced = false;

@@ -91,7 +91,13 @@ pub(super) async fn phone(world: Arc<World>, n: usize, token: String) {
 }
 
 /// One connection, until it ends; `None` where it could not be made or broke.
-async fn connection(world: &World, n: usize, token: &str, cursor: &mut Option<String>, known: &mut HashSet<u64>) -> Option<()> {
+async fn connection(
+    world: &World,
+    n: usize,
+    token: &str,
+    cursor: &mut Option<String>,
+    known: &mut HashSet<u64>,
+) -> Option<()> {
     let thread = &world.threads[n];
     let at = cursor.as_ref().map(|c| format!("&cursor={c}")).unwrap_or_default();
     let url = format!("{}/v1/ws?device=phone{at}", world.url.replacen("http", "ws", 1));

@@ -89,7 +89,9 @@ impl Phone {
     /// Connects with the cursor it keeps; the `welcome`, or the status of a refusal.
     pub async fn connect(&mut self) -> Result<Value, String> {
         let cursor = self.cursor.as_ref().map(|c| format!("&cursor={c}")).unwrap_or_default();
-        let mut request = format!("{}/v1/ws?device={}{cursor}", self.url, self.device).into_client_request().map_err(|e| e.to_string())?;
+        let mut request = format!("{}/v1/ws?device={}{cursor}", self.url, self.device)
+            .into_client_request()
+            .map_err(|e| e.to_string())?;
         let bearer = format!("Bearer {}", self.token).parse().map_err(|_| "token")?;
         request.headers_mut().insert("authorization", bearer);
         let protocol = schemas::frame::SUBPROTOCOL.parse().map_err(|_| "protocol")?;
@@ -170,11 +172,15 @@ impl Phone {
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         for item in frame["items"].as_array().into_iter().flatten() {
-            let receipt = Receipt { id: text(&item["id"]), content: text(&item["content"]), cursor: text(&item["cursor"]) };
+            let receipt =
+                Receipt { id: text(&item["id"]), content: text(&item["content"]), cursor: text(&item["cursor"]) };
             if !self.in_session.insert(receipt.id.clone()) {
                 self.repeats_in_session += 1;
             }
-            self.cursor = Some(receipt.cursor.clone());
+            // To come back with a cursor is to say that one has everything up to it: whoever stays silent keeps none.
+            if self.taste == Taste::Acks {
+                self.cursor = Some(receipt.cursor.clone());
+            }
             if self.seen.insert(receipt.id.clone()) {
                 self.received.push(receipt);
             } else {

@@ -170,8 +170,8 @@ impl Server {
     }
 
     /// Waits until it ends by itself; its exit code.
-    pub fn wait(&mut self) -> Option<i32> {
-        self.child.wait().ok().and_then(|status| status.code())
+    pub async fn ended(&mut self) -> Option<i32> {
+        super::eventually("the server to end by itself", async || self.child.try_wait().ok().flatten()).await.code()
     }
 
     /// Starts it again on the same folder with the same settings.
@@ -190,7 +190,8 @@ impl Server {
     /// A request of the administrators' door.
     pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let method = method.parse().expect("a method");
-        let mut request = self.http.request(method, format!("{}{path}", self.admin)).bearer_auth(self.token(OPERATORS, "admin"));
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.admin)).bearer_auth(self.token(OPERATORS, "admin"));
         if let Some(body) = body {
             request = request.json(&body);
         }

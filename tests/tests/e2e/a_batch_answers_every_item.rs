@@ -1,7 +1,7 @@
 //! A batch is many messages: each has its own answer, in order, and a bad one costs itself alone.
 
-use tests::harness::{Business, Phone, Server, Settings, number};
 use serde_json::{Value, json};
+use tests::harness::{Business, Phone, Server, Settings, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_malformed_item_costs_that_item_only() {
@@ -34,7 +34,11 @@ async fn a_malformed_item_costs_that_item_only() {
     let mut phone = Phone::new(&server, &number(1), "one");
     phone.connect().await.unwrap();
     phone.until_seen(4).await;
-    assert_eq!(phone.contents(), ["0", "3", "5", "5"], "keyed items were sent twice and are one message; the third had no key");
+    assert_eq!(
+        phone.contents(),
+        ["0", "3", "5", "5"],
+        "keyed items were sent twice and are one message; the third had no key"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,12 +46,14 @@ async fn a_broken_stream_can_be_sent_again() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&folder.path().join("data"), Settings::unmetered());
     let business = Business::new(&server);
-    let items: Vec<_> = (0..2_000).map(|n| json!({ "to": number(n % 7), "content": n.to_string(), "key": format!("k{n}") })).collect();
+    let items: Vec<_> =
+        (0..2_000).map(|n| json!({ "to": number(n % 7), "content": n.to_string(), "key": format!("k{n}") })).collect();
     // The first try breaks off in the middle of a line.
     let half: String = items[..1_200].iter().map(|i| format!("{i}\n")).collect::<String>() + "{\"to\":\"+9627";
     let chunks = futures::stream::iter(vec![Ok(half.into_bytes()), Err(std::io::Error::other("the line broke"))]);
     let request = server.http.post(format!("{}/v1/messages/batch", server.url)).bearer_auth(business.token());
-    let _ = request.header("content-type", "application/x-ndjson").body(reqwest::Body::wrap_stream(chunks)).send().await;
+    let _ =
+        request.header("content-type", "application/x-ndjson").body(reqwest::Body::wrap_stream(chunks)).send().await;
     let answers = business.batch(&items).await;
     assert!(answers.iter().all(|a| a["status"] == 202));
     for n in 0..7 {

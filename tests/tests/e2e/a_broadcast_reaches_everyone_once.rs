@@ -1,7 +1,7 @@
 //! Rule 13: a broadcast is accepted as one, expanded little by little, survives a kill, and sends nobody two.
 
-use tests::harness::{Business, Phone, Server, Settings, eventually, number};
 use serde_json::json;
+use tests::harness::{Business, Phone, Server, Settings, eventually, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everyone_gets_one_also_through_a_kill() {

@@ -22,7 +22,8 @@ async fn a_message_goes_out_and_its_status_comes_back() {
 
     let (status, trace) = business.get(&format!("/v1/messages/{}/trace", sent.id)).await;
     assert_eq!(status, 200, "{trace}");
-    let stages: Vec<_> = trace["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap().to_owned()).collect();
+    let stages: Vec<_> =
+        trace["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap().to_owned()).collect();
     for stage in ["accepted", "recorded", "sent", "delivered"] {
         assert!(stages.iter().any(|s| s == stage), "{stage} is missing in {stages:?}");
     }
@@ -45,7 +46,13 @@ async fn a_message_that_was_opened_is_read_and_no_longer_unread() {
     phone.say(serde_json::json!({ "type": "read", "ids": [sent.id] })).await;
     business.until(&sent.id, "read").await;
     // Read twice, also over HTTP: counted once.
-    let again = server.http.post(format!("{}/v1/messages/{}/read", server.url, sent.id)).bearer_auth(&token).send().await.unwrap();
+    let again = server
+        .http
+        .post(format!("{}/v1/messages/{}/read", server.url, sent.id))
+        .bearer_auth(&token)
+        .send()
+        .await
+        .unwrap();
     assert!(again.status().is_success(), "{}", again.status());
     assert_eq!(server.get("/v1/unread", &token).await.1["one_way"], 1);
 }

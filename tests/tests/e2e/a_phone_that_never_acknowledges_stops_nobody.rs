@@ -1,7 +1,7 @@
 //! Commits do not wait for phones: one that never acknowledges delays nobody else, not even in its own partition.
 
-use tests::harness::{Business, Phone, Server, Settings, Taste, eventually, number};
 use schemas::{Partition, UserId};
+use tests::harness::{Business, Phone, Server, Settings, Taste, eventually, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn its_partition_goes_on() {

@@ -1,7 +1,7 @@
 //! Invariant 11: every route, every foreign id: 403 or 404, whoever asks.
 
-use tests::harness::{Business, Phone, Server, Settings, number};
 use serde_json::json;
+use tests::harness::{Business, Phone, Server, Settings, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_foreign_id_is_as_unknown() {
@@ -29,7 +29,8 @@ async fn every_foreign_id_is_as_unknown() {
     ];
     for token in &strangers {
         for (method, path) in &routes {
-            let request = server.http.request(method.parse().unwrap(), format!("{}{path}", server.url)).bearer_auth(token);
+            let request =
+                server.http.request(method.parse().unwrap(), format!("{}{path}", server.url)).bearer_auth(token);
             let status = request.send().await.unwrap().status().as_u16();
             assert!([403, 404].contains(&status), "{method} {path}: {status}");
         }
@@ -57,10 +58,22 @@ async fn without_a_valid_token_nothing_is_answered() {
     forged.truncate(forged.len() - 4);
     forged.push_str("AAAA");
     let id = uuid::Uuid::new_v4();
-    for path in ["/v1/limits", "/v1/messages", "/v1/inbox", "/v1/unread", "/v1/events", &format!("/v1/messages/{id}"), "/v1/ws?device=a"] {
+    for path in [
+        "/v1/limits",
+        "/v1/messages",
+        "/v1/inbox",
+        "/v1/unread",
+        "/v1/events",
+        &format!("/v1/messages/{id}"),
+        "/v1/ws?device=a",
+    ] {
         for token in ["", "nonsense", forged.as_str()] {
             let (status, problem) = server.get(path, token).await;
-            assert_eq!((status, problem["type"].as_str()), (401, Some("/problems/unauthenticated")), "{path} {problem}");
+            assert_eq!(
+                (status, problem["type"].as_str()),
+                (401, Some("/problems/unauthenticated")),
+                "{path} {problem}"
+            );
         }
     }
     for path in ["/admin/v1/dead", "/admin/v1/books", "/admin/v1/lanes"] {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tests::harness::{Business, PATIENCE, Phone, Server, Settings, number};
 use serde_json::json;
+use tests::harness::{Business, PATIENCE, Phone, Server, Settings, number};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -37,7 +37,9 @@ async fn a_body_of_a_gigabyte_is_refused_before_memory_is_spent() {
     let token = server.token("acme", "server");
     // Announced: refused by its length alone.
     let mut socket = raw(&server).await;
-    let head = format!("POST /v1/messages HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 1073741824\r\n\r\n");
+    let head = format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 1073741824\r\n\r\n"
+    );
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut answer = [0; 12];
     tokio::time::timeout(PATIENCE, socket.read_exact(&mut answer)).await.unwrap().unwrap();
@@ -45,7 +47,11 @@ async fn a_body_of_a_gigabyte_is_refused_before_memory_is_spent() {
     // Not announced: refused when it passes the bound.
     let piece = bytes::Bytes::from(vec![b' '; 1 << 20]);
     let endless = futures::stream::iter((0..1024).map(move |_| Ok::<_, std::io::Error>(piece.clone())));
-    let request = server.http.post(format!("{}/v1/messages", server.url)).bearer_auth(&token).header("content-type", "application/json");
+    let request = server
+        .http
+        .post(format!("{}/v1/messages", server.url))
+        .bearer_auth(&token)
+        .header("content-type", "application/json");
     let sent = tokio::time::timeout(PATIENCE, request.body(reqwest::Body::wrap_stream(endless)).send()).await.unwrap();
     if let Ok(response) = sent {
         assert_eq!(response.status(), 413);
@@ -61,7 +67,8 @@ async fn a_million_tiny_lines_are_answered_up_to_the_bound() {
     let before = resident_bytes(&server);
     let token = server.token("acme", "server");
     let request = server.http.post(format!("{}/v1/messages/batch", server.url)).bearer_auth(&token);
-    let response = request.header("content-type", "application/x-ndjson").body("x\n".repeat(1_000_000)).send().await.unwrap();
+    let response =
+        request.header("content-type", "application/x-ndjson").body("x\n".repeat(1_000_000)).send().await.unwrap();
     let mut lines = 0;
     let mut response = response;
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -76,11 +83,16 @@ async fn a_million_tiny_lines_are_answered_up_to_the_bound() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_loris_is_cut() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(&folder.path().join("data"), Settings::default().with(["limits.door.head_ms=300", "limits.door.request_ms=600"]));
+    let server = Server::start(
+        &folder.path().join("data"),
+        Settings::default().with(["limits.door.head_ms=300", "limits.door.request_ms=600"]),
+    );
     let token = server.token("acme", "server");
     let heads = [
         "GET /v1/limits HTTP/1.1\r\nhost: x\r\nx-slow: ".to_owned(),
-        format!("POST /v1/messages HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"),
+        format!(
+            "POST /v1/messages HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+        ),
     ];
     for head in heads {
         let mut socket = raw(&server).await;
@@ -124,7 +136,9 @@ async fn frames_that_are_none_are_answered_and_a_storm_is_closed() {
     let server = Server::start(&folder.path().join("data"), Settings::default());
     let mut phone = Phone::new(&server, &number(1), "one");
     phone.connect().await.unwrap();
-    for frame in [json!({ "type": "dance" }), json!({ "no": "type" }), json!([1, 2]), json!({ "type": "ack", "cursor": "zzz" })] {
+    for frame in
+        [json!({ "type": "dance" }), json!({ "no": "type" }), json!([1, 2]), json!({ "type": "ack", "cursor": "zzz" })]
+    {
         phone.say(frame.clone()).await;
         let error = phone.until_frame("a refusal", |f| f["type"] == "error").await;
         assert!(error["problem"]["detail"].as_str().is_some_and(|d| !d.is_empty()), "{frame}: {error}");

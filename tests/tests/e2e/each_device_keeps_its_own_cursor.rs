@@ -1,7 +1,7 @@
 //! Several devices of one user: each its own cursor, one session each, and the newer session wins.
 
-use tests::harness::{Business, Phone, Server, Settings, number};
 use serde_json::json;
+use tests::harness::{Business, Phone, Server, Settings, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_device_gets_everything_in_order() {
@@ -12,12 +12,21 @@ async fn every_device_gets_everything_in_order() {
     let mut tablet = Phone::new(&server, &number(1), "tablet");
     phone.connect().await.unwrap();
     tablet.connect().await.unwrap();
-    for n in 0..10 {
+    for n in 0..9 {
         business.send(&number(1), &n.to_string()).await;
     }
+    let last = business.send(&number(1), "9").await;
     phone.until_seen(10).await;
     tablet.until_seen(10).await;
     assert_eq!(phone.contents(), tablet.contents());
+
+    // Once its acknowledgement is in the trace, its cursor is kept.
+    tests::harness::eventually("the tablet's acknowledgement", async || {
+        let (_, trace) = business.get(&format!("/v1/messages/{}/trace", last.id)).await;
+        let by_tablet = |s: &serde_json::Value| s["stage"] == "delivered" && s["device"] == "tablet";
+        trace["stages"].as_array()?.iter().any(by_tablet).then_some(())
+    })
+    .await;
 
     // The tablet sleeps; it goes on where it was, by the cursor that the server keeps for it.
     tablet.drop_line();

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tests::harness::{Business, Phone, Server, Settings, number};
 use serde_json::json;
+use tests::harness::{Business, Phone, Server, Settings, number};
 
 fn in_ms(ms: i64) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -13,10 +13,12 @@ fn in_ms(ms: i64) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduled_message_waits_through_a_kill_and_goes_out_on_time() {
     let folder = tempfile::tempdir().unwrap();
-    let mut server = Server::start(&folder.path().join("data"), Settings::default().with(["limits.flow.due_every_ms=50"]));
+    let mut server =
+        Server::start(&folder.path().join("data"), Settings::default().with(["limits.flow.due_every_ms=50"]));
     let business = Business::new(&server);
     let at = in_ms(3_000);
-    let (status, body) = business.post("/v1/messages", &json!({ "to": number(1), "content": "later", "send_at": at })).await;
+    let (status, body) =
+        business.post("/v1/messages", &json!({ "to": number(1), "content": "later", "send_at": at })).await;
     assert_eq!(status, 202, "{body}");
     let id = body["id"].as_str().unwrap().to_owned();
     let seen = business.until(&id, "pending").await;
@@ -38,7 +40,8 @@ async fn a_parked_message_expires_and_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&folder.path().join("data"), Settings::default().with(["limits.flow.due_every_ms=50"]));
     let business = Business::new(&server);
-    let (_, body) = business.post("/v1/messages", &json!({ "to": number(1), "content": "stale", "expires_at": in_ms(700) })).await;
+    let (_, body) =
+        business.post("/v1/messages", &json!({ "to": number(1), "content": "stale", "expires_at": in_ms(700) })).await;
     let id = body["id"].as_str().unwrap();
     business.send(&number(1), "fresh").await;
     let failed = business.until(id, "failed").await;
@@ -60,7 +63,9 @@ async fn a_pending_message_can_be_cancelled_and_a_delivered_one_cannot() {
     assert_eq!(status, 200, "{body}");
     assert_eq!(business.until(&parked.id, "failed").await["reason"], "cancelled");
 
-    let (_, body) = business.post("/v1/messages", &json!({ "to": number(1), "content": "scheduled", "send_at": in_ms(60_000) })).await;
+    let (_, body) = business
+        .post("/v1/messages", &json!({ "to": number(1), "content": "scheduled", "send_at": in_ms(60_000) }))
+        .await;
     let scheduled = body["id"].as_str().unwrap().to_owned();
     business.until(&scheduled, "pending").await;
     let (status, body) = business.delete(&format!("/v1/messages/{scheduled}")).await;

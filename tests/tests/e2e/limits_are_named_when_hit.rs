@@ -1,12 +1,13 @@
 //! R5.4, R5.5: a limit that is hit is named with when to come back, before anything is accepted.
 
-use tests::harness::{Business, Server, Settings, number};
 use serde_json::json;
+use tests::harness::{Business, Server, Settings, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_s_quota_is_named_with_when_to_come_back() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(&folder.path().join("data"), Settings::default().with(["limits.door.person_per_minute=5"]));
+    let server =
+        Server::start(&folder.path().join("data"), Settings::default().with(["limits.door.person_per_minute=5"]));
     let token = server.token("acme", "business:sara");
     let post = || {
         let request = server.http.post(format!("{}/v1/messages", server.url)).bearer_auth(&token);
@@ -35,7 +36,13 @@ async fn a_person_s_quota_is_named_with_when_to_come_back() {
 async fn a_full_lane_refuses_and_loses_nothing_it_accepted() {
     let folder = tempfile::tempdir().unwrap();
     // Nothing leaves the lane while only so few may be in flight and every one waits for its batch.
-    let settings = Settings::unmetered().with(["limits.door.lane_slow=50", "limits.door.lane_full=100", "limits.flow.fetch_records=1", "limits.flow.in_flight=1", "limits.door.batch_wait_ms=0"]);
+    let settings = Settings::unmetered().with([
+        "limits.door.lane_slow=50",
+        "limits.door.lane_full=100",
+        "limits.flow.fetch_records=1",
+        "limits.flow.in_flight=1",
+        "limits.door.batch_wait_ms=0",
+    ]);
     let server = Server::start(&folder.path().join("data"), settings);
     let business = Business::new(&server);
     let items: Vec<_> = (0..20_000).map(|n| json!({ "to": number(n % 50), "content": "x" })).collect();
@@ -52,7 +59,8 @@ async fn a_full_lane_refuses_and_loses_nothing_it_accepted() {
     tests::harness::eventually("the books to balance", async || {
         let (_, books) = server.admin("GET", "/admin/v1/books", None).await;
         let all = &books["total"];
-        (all["accepted"].as_u64()? == accepted as u64 && all["unrecorded"] == 0 && books["balanced"] == true).then_some(())
+        (all["accepted"].as_u64()? == accepted as u64 && all["unrecorded"] == 0 && books["balanced"] == true)
+            .then_some(())
     })
     .await;
 }

@@ -1,5 +1,7 @@
 //! End to end, on the real binary and real sockets: one promise a file.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::disallowed_methods)]
+
 mod a_batch_answers_every_item;
 mod a_broadcast_reaches_everyone_once;
 mod a_full_disk_refuses_and_loses_nothing;

@@ -13,7 +13,10 @@ async fn the_javascript_client_sees_each_once_in_order_through_kills() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut node = tokio::process::Command::new("node");
     node.arg("--experimental-websocket").arg(root.join("tests/clients/listen.mjs"));
-    node.env("ESH3AR_URL", &server.url).env("ESH3AR_TOKEN", server.token("acme", &number(1))).stdout(Stdio::piped()).kill_on_drop(true);
+    node.env("ESH3AR_URL", &server.url)
+        .env("ESH3AR_TOKEN", server.token("acme", &number(1)))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
     let mut child = node.spawn().expect("node is needed for the JavaScript client");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     for round in 0..3 {

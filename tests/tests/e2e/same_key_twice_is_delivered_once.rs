@@ -1,7 +1,7 @@
 //! R4.3, P8: a key is the message's name. Sent again it is the same message; sent again with another body it is refused.
 
-use tests::harness::{Business, Phone, Server, Settings, number};
 use serde_json::json;
+use tests::harness::{Business, Phone, Server, Settings, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p8_repeats_are_one_message_also_after_a_restart() {
@@ -31,14 +31,16 @@ async fn the_same_key_with_another_body_is_refused_and_changes_nothing() {
     let server = Server::start(&folder.path().join("data"), Settings::unmetered());
     let business = Business::new(&server);
     let first = business.insist(&number(1), "ten dinars", "pay-1").await;
-    let (status, problem) = business.post("/v1/messages", &json!({ "to": number(1), "content": "ninety dinars", "key": "pay-1" })).await;
+    let (status, problem) =
+        business.post("/v1/messages", &json!({ "to": number(1), "content": "ninety dinars", "key": "pay-1" })).await;
     assert_eq!((status, problem["type"].as_str()), (422, Some("/problems/idempotency-conflict")), "{problem}");
 
     // A door that has forgotten (a restart) accepts it; the owner does not deliver it and tells the administrators.
     business.until(&first.id, "pending").await;
     let server = server.restart();
     let business = Business::new(&server);
-    let (status, _) = business.post("/v1/messages", &json!({ "to": number(1), "content": "ninety dinars", "key": "pay-1" })).await;
+    let (status, _) =
+        business.post("/v1/messages", &json!({ "to": number(1), "content": "ninety dinars", "key": "pay-1" })).await;
     assert_eq!(status, 202);
     tests::harness::eventually("the conflict among the dead letters", async || {
         let (_, dead) = server.admin("GET", "/admin/v1/dead", None).await;
@@ -63,7 +65,12 @@ async fn a_key_in_the_header_is_the_same_as_in_the_body() {
     let in_body = business.insist(&number(1), "x", "k-1").await;
     for header in ["k-1", "\"k-1\""] {
         let request = server.http.post(format!("{}/v1/messages", server.url)).bearer_auth(business.token());
-        let response = request.header("Idempotency-Key", header).json(&json!({ "to": number(1), "content": "x" })).send().await.unwrap();
+        let response = request
+            .header("Idempotency-Key", header)
+            .json(&json!({ "to": number(1), "content": "x" }))
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), 202);
         let body: serde_json::Value = response.json().await.unwrap();
         assert_eq!(body["id"], in_body.id.as_str(), "{header}");

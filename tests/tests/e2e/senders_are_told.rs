@@ -1,7 +1,7 @@
 //! R9.6: a sender who is connected hears of every change, and whoever was away reads the feed from where it was.
 
-use tests::harness::{Business, Phone, Server, Settings, eventually, number};
 use serde_json::json;
+use tests::harness::{Business, Phone, Server, Settings, eventually, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connected_sender_hears_sent_and_delivered() {
@@ -31,7 +31,8 @@ async fn the_feed_goes_on_where_its_reader_was() {
     let (mut cursor, mut told) = (String::new(), Vec::new());
     for round in 0..3 {
         for n in 0..5 {
-            let body = json!({ "to": number(1), "content": "x", "ref": format!("{round}-{n}"), "metadata": { "n": n } });
+            let body =
+                json!({ "to": number(1), "content": "x", "ref": format!("{round}-{n}"), "metadata": { "n": n } });
             ids.push(business.post("/v1/messages", &body).await.1["id"].as_str().unwrap().to_owned());
         }
         phone.until_seen(ids.len()).await;

@@ -34,7 +34,9 @@ fn a_folder_that_cannot_be_written_is_named() {
 #[test]
 fn an_unknown_setting_names_the_nearest_known_one() {
     let folder = tempfile::tempdir().unwrap();
-    let said = Server::try_start(&folder.path().join("data"), Settings::default().with(["limits.flow.ack_mss=5"])).err().expect("refused");
+    let said = Server::try_start(&folder.path().join("data"), Settings::default().with(["limits.flow.ack_mss=5"]))
+        .err()
+        .expect("refused");
     assert!(said.contains("ack_ms"), "{said}");
 }
 
@@ -43,7 +45,8 @@ fn another_number_of_partitions_than_the_folder_was_made_with_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     drop(Server::start(&data, Settings::default()));
-    let said = Server::try_start(&data, Settings::default().with(["limits.store.partitions=12"])).err().expect("refused");
+    let said =
+        Server::try_start(&data, Settings::default().with(["limits.store.partitions=12"])).err().expect("refused");
     assert!(said.contains("24") && said.contains("12"), "{said}");
 }
 

@@ -3,8 +3,8 @@
 
 use std::process::Command;
 
-use tests::harness::{Business, Phone, Server, Settings, eventually, number};
 use serde_json::{Value, json};
+use tests::harness::{Business, Phone, Server, Settings, eventually, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_and_stopped_the_books_say_the_same() {
@@ -28,7 +28,8 @@ async fn running_and_stopped_the_books_say_the_same() {
     assert_eq!(books["total"]["accepted"], 20, "{books}");
     assert_eq!(server.terminate(), Some(0));
     let data = server.data.clone();
-    let output = Command::new(tests::harness::binary()).args(["books", "--json", "--data"]).arg(&data).output().unwrap();
+    let output =
+        Command::new(tests::harness::binary()).args(["books", "--json", "--data"]).arg(&data).output().unwrap();
     let stopped: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
     assert_eq!(stopped["total"], books["total"]);
     assert_eq!(stopped["balanced"], json!(true));

@@ -6,11 +6,18 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use tests::harness::{Server, Settings, binary, number};
 use serde_json::Value;
+use tests::harness::{Server, Settings, binary, number};
 
 fn run(data: &Path, args: &[&str]) -> Output {
-    Command::new(binary()).args(args).arg("--data").arg(data).env_remove("ESH3AR_URL").env_remove("ESH3AR_TOKEN").output().unwrap()
+    Command::new(binary())
+        .args(args)
+        .arg("--data")
+        .arg(data)
+        .env_remove("ESH3AR_URL")
+        .env_remove("ESH3AR_TOKEN")
+        .output()
+        .unwrap()
 }
 
 fn json_of(output: &Output) -> Value {
@@ -23,7 +30,11 @@ fn send_and_listen_find_the_server_by_its_folder() {
     let server = Server::start(&folder.path().join("data"), Settings::default());
     let user = number(1);
     let mut listen = Command::new(binary());
-    listen.args(["listen", "--user", &user, "--json", "--data"]).arg(&server.data).stdout(Stdio::piped()).stderr(Stdio::null());
+    listen
+        .args(["listen", "--user", &user, "--json", "--data"])
+        .arg(&server.data)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut listen = listen.spawn().unwrap();
     let mut lines = BufReader::new(listen.stdout.take().unwrap()).lines();
 

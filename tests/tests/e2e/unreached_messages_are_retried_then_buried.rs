@@ -1,8 +1,8 @@
 //! R4.1–R4.7: a failed delivery is tried again after 1, 2, 4, 8, 16 and 32 s (here a hundredth of that), an
 //! acknowledgement in between stops it, and what is given up is a dead letter that an administrator can send again.
 
-use tests::harness::{Business, Phone, Server, Settings, Taste, eventually, number};
 use serde_json::json;
+use tests::harness::{Business, Phone, Server, Settings, Taste, eventually, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn six_retries_then_a_dead_letter_that_can_be_requeued() {
@@ -29,7 +29,8 @@ async fn six_retries_then_a_dead_letter_that_can_be_requeued() {
     // R4.7: every attempt is told, 0 to 6.
     let (_, trace) = business.get(&format!("/v1/messages/{}/trace", sent.id)).await;
     let stages = trace["stages"].as_array().unwrap();
-    let attempts: Vec<_> = stages.iter().filter(|s| s["stage"] == "attempt_failed").map(|s| s["attempt"].as_u64().unwrap()).collect();
+    let attempts: Vec<_> =
+        stages.iter().filter(|s| s["stage"] == "attempt_failed").map(|s| s["attempt"].as_u64().unwrap()).collect();
     assert_eq!(attempts, [0, 1, 2, 3, 4, 5, 6], "{trace}");
 
     // R4.5: the administrators see it, and start a new round.
@@ -39,7 +40,8 @@ async fn six_retries_then_a_dead_letter_that_can_be_requeued() {
     })
     .await;
     assert_eq!(dead["id"], sent.id.as_str());
-    let (status, dry) = server.admin("POST", "/admin/v1/dead/requeue", Some(json!({ "ids": [sent.id], "dry_run": true }))).await;
+    let (status, dry) =
+        server.admin("POST", "/admin/v1/dead/requeue", Some(json!({ "ids": [sent.id], "dry_run": true }))).await;
     assert_eq!(status, 200, "{dry}");
     let (status, report) = server.admin("POST", "/admin/v1/dead/requeue", Some(json!({ "ids": [sent.id] }))).await;
     assert_eq!(status, 200, "{report}");

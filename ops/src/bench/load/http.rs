@@ -17,13 +17,23 @@ impl Conn {
     pub(crate) async fn open(address: &str, token: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::with_capacity(4096, stream), head: format!("host: {address}\r\nauthorization: Bearer {token}\r\n") })
+        Ok(Self {
+            stream: BufReader::with_capacity(4096, stream),
+            head: format!("host: {address}\r\nauthorization: Bearer {token}\r\n"),
+        })
     }
 
     /// One `POST`; the status and the body.
     pub(crate) async fn post(&mut self, path: &str, kind: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
         let mut request = Vec::with_capacity(body.len() + 512);
-        request.extend_from_slice(format!("POST {path} HTTP/1.1\r\n{}content-type: {kind}\r\ncontent-length: {}\r\n\r\n", self.head, body.len()).as_bytes());
+        request.extend_from_slice(
+            format!(
+                "POST {path} HTTP/1.1\r\n{}content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+                self.head,
+                body.len()
+            )
+            .as_bytes(),
+        );
         request.extend_from_slice(body);
         // Written beside reading: a long answer may begin before a long body has ended.
         let (mut read, mut write) = tokio::io::split(&mut self.stream);
@@ -37,7 +47,8 @@ async fn answer<R: tokio::io::AsyncRead + Unpin>(read: &mut R) -> Result<(u16, V
     let mut read = BufReader::new(read);
     let mut line = String::new();
     read.read_line(&mut line).await?;
-    let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).with_context(|| format!("no status in {line:?}"))?;
+    let status =
+        line.split(' ').nth(1).and_then(|s| s.parse().ok()).with_context(|| format!("no status in {line:?}"))?;
     let (mut length, mut chunked) = (0, false);
     loop {
         line.clear();
@@ -71,7 +82,9 @@ async fn answer<R: tokio::io::AsyncRead + Unpin>(read: &mut R) -> Result<(u16, V
 pub(crate) fn batch(items: impl Iterator<Item = (String, String)>, priority: &str) -> Vec<u8> {
     let mut body = Vec::new();
     for (to, content) in items {
-        body.extend_from_slice(format!("{{\"to\":\"{to}\",\"content\":\"{content}\",\"priority\":\"{priority}\"}}\n").as_bytes());
+        body.extend_from_slice(
+            format!("{{\"to\":\"{to}\",\"content\":\"{content}\",\"priority\":\"{priority}\"}}\n").as_bytes(),
+        );
     }
     body
 }

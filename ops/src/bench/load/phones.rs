@@ -97,7 +97,8 @@ async fn open(address: &str, token: &str) -> Result<Socket> {
     request.headers_mut().insert("authorization", format!("Bearer {token}").parse()?);
     let stream = tokio::net::TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let config = WebSocketConfig::default().read_buffer_size(1024).write_buffer_size(0).max_write_buffer_size(64 * 1024);
+    let config =
+        WebSocketConfig::default().read_buffer_size(1024).write_buffer_size(0).max_write_buffer_size(64 * 1024);
     let (socket, _) = client_async_with_config(request, stream, Some(config)).await?;
     Ok(socket)
 }

@@ -11,11 +11,14 @@ use std::{
 
 use anyhow::Result;
 
-use super::{super::{
-    Report, Stage,
-    load::{Conn, Phones, Watch, batch, content, count_accepted, number},
-    measure::{Figure, Series, used},
-}, counter};
+use super::{
+    super::{
+        Report, Stage,
+        load::{Conn, Phones, Watch, batch, content, count_accepted, number},
+        measure::{Figure, Series, used},
+    },
+    counter,
+};
 
 /// Messages of one batch request, and how many may be under way: enough to keep every stage busy, few enough that latency
 /// is the pipeline's and not the queue's.
@@ -56,14 +59,19 @@ async fn peak(stage: &Stage, users: usize, bytes: usize) -> Result<Peak> {
                 sent.fetch_add(BATCH as u64, Ordering::Relaxed);
                 let (_, answer) = conn.post("/v1/messages/batch", "application/x-ndjson", &body).await?;
                 let refused = BATCH as u64 - count_accepted(&answer);
-                anyhow::ensure!(refused == 0, "{refused} messages were refused: {}", String::from_utf8_lossy(&answer[..answer.len().min(400)]));
+                anyhow::ensure!(
+                    refused == 0,
+                    "{refused} messages were refused: {}",
+                    String::from_utf8_lossy(&answer[..answer.len().min(400)])
+                );
             }
             Ok::<_, anyhow::Error>(())
         });
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
     let _warm_up = watch.take();
-    let begin = (watch.items.load(Ordering::Relaxed), watch.frames.load(Ordering::Relaxed), used(pid)?, stage.clock.micros());
+    let begin =
+        (watch.items.load(Ordering::Relaxed), watch.frames.load(Ordering::Relaxed), used(pid)?, stage.clock.micros());
     let syncs = counter(&server, "esh3ar_store_syncs_total").await?;
     let mut per_second = Vec::new();
     let mut last = begin.0;
@@ -73,7 +81,8 @@ async fn peak(stage: &Stage, users: usize, bytes: usize) -> Result<Peak> {
         per_second.push(now - last);
         last = now;
     }
-    let end = (watch.items.load(Ordering::Relaxed), watch.frames.load(Ordering::Relaxed), used(pid)?, stage.clock.micros());
+    let end =
+        (watch.items.load(Ordering::Relaxed), watch.frames.load(Ordering::Relaxed), used(pid)?, stage.clock.micros());
     let syncs = counter(&server, "esh3ar_store_syncs_total").await? - syncs;
     let latency = watch.take();
     over.store(true, Ordering::Relaxed);
@@ -96,11 +105,18 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     const NAME: &str = "end-to-end";
     let users = stage.bench.users;
     let peak = peak(stage, users, 300).await?;
-    report.add(Figure::new(NAME, format!("messages a second, batch door, {users} users"), peak.per_second, "/s").targets(10_000.0, 30_000.0));
+    report.add(
+        Figure::new(NAME, format!("messages a second, batch door, {users} users"), peak.per_second, "/s")
+            .targets(10_000.0, 30_000.0),
+    );
     let cpu = format!("CPU per delivered message at peak ({:.1} items a frame)", peak.per_frame);
-    report.add(Figure::new(NAME, cpu, peak.cpu_micros, "µs").targets(100.0, if peak.per_frame >= 5.0 { 20.0 } else { 35.0 }));
+    report.add(
+        Figure::new(NAME, cpu, peak.cpu_micros, "µs").targets(100.0, if peak.per_frame >= 5.0 { 20.0 } else { 35.0 }),
+    );
     report.add(Figure::new(NAME, "messages per sync, batch door at peak", peak.per_sync, "").targets(50.0, 200.0));
-    report.add(Figure::new(NAME, "bytes written per 300-byte message ÷ 300", peak.written / 300.0, "×").targets(10.0, 6.0));
+    report.add(
+        Figure::new(NAME, "bytes written per 300-byte message ÷ 300", peak.written / 300.0, "×").targets(10.0, 6.0),
+    );
     report.series.push(peak.series);
     Ok(())
 }
@@ -110,7 +126,11 @@ pub(crate) async fn users(stage: &Stage, report: &mut Report) -> Result<()> {
     const NAME: &str = "users";
     let few = peak(stage, 100, 300).await?;
     let many = peak(stage, 7_500, 300).await?;
-    report.add(Figure::new(NAME, "CPU per message, 7,500 users", many.cpu_micros, "µs").beside("100 users", few.cpu_micros));
-    report.add(Figure::new(NAME, "messages a second, 7,500 users", many.per_second, "/s").beside("100 users", few.per_second));
+    report.add(
+        Figure::new(NAME, "CPU per message, 7,500 users", many.cpu_micros, "µs").beside("100 users", few.cpu_micros),
+    );
+    report.add(
+        Figure::new(NAME, "messages a second, 7,500 users", many.per_second, "/s").beside("100 users", few.per_second),
+    );
     Ok(())
 }

@@ -29,7 +29,10 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     let holding = first.holding() + rest.holding();
     anyhow::ensure!(holding == few + many, "only {holding} of {} sockets held", few + many);
     server.stop().await?;
-    report.add(Figure::new(NAME, format!("memory per idle authenticated socket ({holding} held)"), memory / 1_000.0, "KB").targets(12.0, 4.0));
+    report.add(
+        Figure::new(NAME, format!("memory per idle authenticated socket ({holding} held)"), memory / 1_000.0, "KB")
+            .targets(12.0, 4.0),
+    );
     report.add(Figure::new(NAME, "CPU per idle socket, heartbeat 25 s", cpu, "µs/s").targets(4.0, 1.0));
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use schemas::{
-    Clock, Content, ContentType, Epoch, Inbox, Kind, Message, MessageId, Partition, Position, Priority, Sender, Tenant, UserId,
+    Clock, Content, ContentType, Epoch, Inbox, Kind, Message, MessageId, Partition, Position, Priority, Sender, Tenant,
+    UserId,
     limits::StoreLimits,
     port::{Entry, Schedule},
 };
@@ -52,7 +53,14 @@ async fn fill(data: &std::path::Path, clock: SystemClock, count: usize, users: u
                 fingerprint: [0; 16],
             };
             let inbox = Inbox { user: user.clone(), partition };
-            entries.push(Entry { inbox, position: place(k), prev: place(k - 1), one_way: k, recorded_at: clock.wall(), message: Arc::new(message) });
+            entries.push(Entry {
+                inbox,
+                position: place(k),
+                prev: place(k - 1),
+                one_way: k,
+                recorded_at: clock.wall(),
+                message: Arc::new(message),
+            });
             made += 1;
         }
         if entries.len() >= 1_000 || made >= count {
@@ -92,7 +100,9 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
         let caught_up = (stage.clock.micros() - began) as f64 / 1e3;
 
         let users = stage.bench.users.min(kept / 100);
-        let _phones = Phones::connect(&server.address(), stage.phones(&server, users)?[1..].to_vec(), Some(watch.clone())).await?;
+        let _phones =
+            Phones::connect(&server.address(), stage.phones(&server, users)?[1..].to_vec(), Some(watch.clone()))
+                .await?;
         steady(stage, &server, 2_000.0, users, "normal", Duration::from_secs(2)).await?;
         let before = super::super::measure::used(pid)?.cpu_micros;
         steady(stage, &server, 2_000.0, users, "normal", Duration::from_secs(5)).await?;
@@ -100,10 +110,16 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
         server.stop().await?;
         std::fs::remove_dir_all(&data)?;
         if kept == count {
-            report.add(Figure::new(NAME, format!("start to ready with {kept} messages kept"), ready, "s").targets(2.0, 0.5));
-            report.add(Figure::new(NAME, "catch-up of 1,000 messages on connect", caught_up, "ms").targets(100.0, 20.0));
+            report.add(
+                Figure::new(NAME, format!("start to ready with {kept} messages kept"), ready, "s").targets(2.0, 0.5),
+            );
+            report
+                .add(Figure::new(NAME, "catch-up of 1,000 messages on connect", caught_up, "ms").targets(100.0, 20.0));
         }
     }
-    report.add(Figure::new(NAME, format!("CPU per message with {count} kept, 2,000 a second"), costs[1], "µs").beside("10,000 kept", costs[0]));
+    report.add(
+        Figure::new(NAME, format!("CPU per message with {count} kept, 2,000 a second"), costs[1], "µs")
+            .beside("10,000 kept", costs[0]),
+    );
     Ok(())
 }

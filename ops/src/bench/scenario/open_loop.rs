@@ -16,7 +16,14 @@ use crate::child::Server;
 const CONNECTIONS: usize = 256;
 
 /// Sends singles at a steady rate for so long; the time from when each was meant to be sent to its answer, µs.
-pub(super) async fn steady(stage: &Stage, server: &Server, rate: f64, users: usize, priority: &str, how_long: Duration) -> Result<hdrhistogram::Histogram<u64>> {
+pub(super) async fn steady(
+    stage: &Stage,
+    server: &Server,
+    rate: f64,
+    users: usize,
+    priority: &str,
+    how_long: Duration,
+) -> Result<hdrhistogram::Histogram<u64>> {
     let times = Arc::new(Mutex::new(histogram()));
     let mut people = tokio::task::JoinSet::new();
     let connections = CONNECTIONS.min((rate / 4.0).max(8.0) as usize);
@@ -38,7 +45,10 @@ pub(super) async fn steady(stage: &Stage, server: &Server, rate: f64, users: usi
                     tokio::time::sleep(Duration::from_micros(meant - now)).await;
                 }
                 let user = number((n + k as usize * connections) % users);
-                let body = format!("{{\"to\":\"{user}\",\"content\":\"{}\",\"priority\":\"{priority}\"}}", content(meant, 300, k));
+                let body = format!(
+                    "{{\"to\":\"{user}\",\"content\":\"{}\",\"priority\":\"{priority}\"}}",
+                    content(meant, 300, k)
+                );
                 let (status, answer) = conn.post("/v1/messages", "application/json", body.as_bytes()).await?;
                 anyhow::ensure!(status == 202, "{status}: {}", String::from_utf8_lossy(&answer));
                 times.lock().saturating_record((clock.micros().saturating_sub(meant)).max(1));
@@ -81,7 +91,11 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     let whole = watch.take();
     let (p50, p99) = (whole.value_at_quantile(0.5) as f64 / 1e3, whole.value_at_quantile(0.99) as f64 / 1e3);
     report.add(Figure::new(NAME, "end to end p50 at 5,000 a second", p50, "ms").targets(20.0, 5.0));
-    report.add(Figure::new(NAME, "end to end p99 at 5,000 a second", p99, "ms").targets(100.0, (6.0 * sync_ms).max(20.0)).beside("bare sync p99 during the load", sync_ms));
+    report.add(
+        Figure::new(NAME, "end to end p99 at 5,000 a second", p99, "ms")
+            .targets(100.0, (6.0 * sync_ms).max(20.0))
+            .beside("bare sync p99 during the load", sync_ms),
+    );
     report.series.push(Series::new(NAME, &whole, Vec::new()));
 
     if let Some(peak) = report.singles_peak {
@@ -89,7 +103,11 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
         let times = steady(stage, &server, 0.7 * peak, users, "normal", stage.duration()).await?;
         let sync_ms = sync.await??.value_at_quantile(0.99) as f64 / 1e3;
         let p99 = times.value_at_quantile(0.99) as f64 / 1e3;
-        report.add(Figure::new(NAME, format!("accept p99 at 70 % of peak ({:.0} a second)", 0.7 * peak), p99, "ms").targets(100.0, 4.0 * sync_ms).beside("bare sync p99 during the load", sync_ms));
+        report.add(
+            Figure::new(NAME, format!("accept p99 at 70 % of peak ({:.0} a second)", 0.7 * peak), p99, "ms")
+                .targets(100.0, 4.0 * sync_ms)
+                .beside("bare sync p99 during the load", sync_ms),
+        );
     }
     server.stop().await
 }

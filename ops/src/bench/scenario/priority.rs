@@ -31,7 +31,9 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
         tokio::spawn(async move {
             let mut accepted = 0;
             for round in 0..100usize {
-                let items = (0..1_000).map(|n| (number(1_000_000 + (round * 1_000 + n) % 20_000), content(clock.micros(), 300, n as u64)));
+                let items = (0..1_000).map(|n| {
+                    (number(1_000_000 + (round * 1_000 + n) % 20_000), content(clock.micros(), 300, n as u64))
+                });
                 let (_, answer) = conn.post("/v1/messages/batch", "application/x-ndjson", &batch(items, "low")).await?;
                 accepted += count_accepted(&answer);
             }
@@ -43,6 +45,10 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     let accepted = low.await??;
     anyhow::ensure!(accepted == 100_000, "only {accepted} Low messages were accepted");
     server.stop().await?;
-    report.add(Figure::new(NAME, "High p99 with 100,000 Low waiting ÷ alone", beside / alone, "×").targets(3.0, 1.3).beside("alone, ms", alone));
+    report.add(
+        Figure::new(NAME, "High p99 with 100,000 Low waiting ÷ alone", beside / alone, "×")
+            .targets(3.0, 1.3)
+            .beside("alone, ms", alone),
+    );
     Ok(())
 }

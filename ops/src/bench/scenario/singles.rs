@@ -19,7 +19,12 @@ use super::super::{
 const CONNECTIONS: usize = 256;
 
 /// How many single posts a second a door takes, and how long each took, µs.
-async fn posts(stage: &Stage, address: &str, token: &str, users: usize) -> Result<(f64, hdrhistogram::Histogram<u64>, Vec<u64>)> {
+async fn posts(
+    stage: &Stage,
+    address: &str,
+    token: &str,
+    users: usize,
+) -> Result<(f64, hdrhistogram::Histogram<u64>, Vec<u64>)> {
     let (done, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let mut people = tokio::task::JoinSet::new();
     for n in 0..CONNECTIONS {
@@ -29,7 +34,11 @@ async fn posts(stage: &Stage, address: &str, token: &str, users: usize) -> Resul
             let (mut times, mut next) = (histogram(), n);
             while !over.load(Ordering::Relaxed) {
                 let now = clock.micros();
-                let body = format!("{{\"to\":\"{}\",\"content\":\"{}\"}}", number(next % users), content(now, 300, next as u64));
+                let body = format!(
+                    "{{\"to\":\"{}\",\"content\":\"{}\"}}",
+                    number(next % users),
+                    content(now, 300, next as u64)
+                );
                 let (status, answer) = conn.post("/v1/messages", "application/json", body.as_bytes()).await?;
                 anyhow::ensure!(status == 202, "{status}: {}", String::from_utf8_lossy(&answer));
                 times.saturating_record(clock.micros() - now);
