@@ -23,7 +23,7 @@ const VENDORS: [(&str, &[&str]); 24] = [
     ("hyper", &["ops"]),
     ("hyper-util", &["ops"]),
     ("tower", &["ingest", "gateway", "ops"]),
-    ("tokio-tungstenite", &["ops", "tests"]),
+    ("tokio-tungstenite", &["gateway", "ops", "tests"]),
     ("jsonwebtoken", &["ingest"]),
     ("aws-lc-rs", &["ingest"]),
     ("ammonia", &["ingest"]),

@@ -101,7 +101,7 @@ fn metrics() -> BTreeSet<String> {
                 let name: String =
                     piece.chars().take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_').collect();
                 // A whole literal, not the beginning of a longer text.
-                if piece[name.len()..].starts_with('"') {
+                if !name.is_empty() && piece[name.len()..].starts_with('"') {
                     found.insert(format!("esh3ar_{name}"));
                 }
             }
