@@ -58,7 +58,10 @@ impl Gather {
     pub(crate) fn push(&self, facts: &mut Vec<Fact>, cursor: &mut Option<Cursor>, me: &Me, cx: &Context<'_>) -> bool {
         let mut held = self.held.lock();
         if held.facts.len() >= self.most {
-            held.waiting.push(cx.waker().clone());
+            // A session may ask again many times before there is room; it is woken once.
+            if !held.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                held.waiting.push(cx.waker().clone());
+            }
             return false;
         }
         let first = held.facts.is_empty() && held.moves.is_empty();

@@ -284,6 +284,10 @@ impl Session {
                 continue;
             }
             moved = true;
+            // Its time passed while nobody was here: the sweep will say so, and nobody is shown it meanwhile.
+            if entry.message.is_expired(now.wall) && !state.status().is_reached() {
+                continue;
+            }
             let cursor = match self.lanes.as_slice() {
                 [lane] => Cursor::at(lane.partition, entry.position),
                 _ => self.cursor(|lane| lane.last),

@@ -211,6 +211,14 @@ pub fn settings(config: &Config) -> stores::Settings {
     }
 }
 
+/// `data` as a folder: a plain path or `file:`; another address is refused with what is missing.
+pub fn resolve(config: &mut Config) -> Result<(), Failure> {
+    if let Some(text) = config.data.to_str() {
+        config.data = stores::urls::folder(text).map_err(|why| Failure::usage(format!("`data`: {why}")))?;
+    }
+    Ok(())
+}
+
 async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Stores, Failure> {
     let settings = settings(config);
     // Recovery reads the journal, which may take a while and blocks.

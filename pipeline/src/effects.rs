@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use schemas::{
     Fact, Inbox, Lane, Message, Partition, Position, Reason, Timestamp, What,
-    port::{Dead, Hint},
+    port::{Dead, Due, Hint},
     record::Again,
     tier::{Attempt, Next, Tier},
 };
@@ -65,6 +65,8 @@ pub(crate) struct Effects {
     pub(crate) again: Vec<(Tier, Again)>,
     /// What is given up.
     pub(crate) dead: Vec<Dead>,
+    /// Rows of the due-table that are done with once the rest is durable.
+    pub(crate) done: Vec<Due>,
 }
 
 impl Effects {
@@ -106,7 +108,7 @@ impl Effects {
 
     /// Whether there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
-        self.facts.is_empty() && self.again.is_empty() && self.dead.is_empty()
+        self.facts.is_empty() && self.again.is_empty() && self.dead.is_empty() && self.done.is_empty()
     }
 }
 

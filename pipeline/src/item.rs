@@ -99,4 +99,6 @@ pub(crate) enum Step {
     Fail(Box<Hint>, Reason),
     /// To be buried.
     Bury(Box<Dead>),
+    /// A row of the due-table that has been done with once everything else of the batch is durable.
+    Done(Box<Due>),
 }

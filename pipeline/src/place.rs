@@ -68,22 +68,26 @@ impl Placing<'_> {
 
     fn fresh(&mut self, fresh: Fresh, inbox: Inbox, epoch: schemas::Epoch, plan: &mut Plan) {
         let message = &fresh.message;
-        if let Some(due) = &fresh.due {
-            plan.schedule.done.push((**due).clone());
-        }
         let due_state = fresh.due.as_ref().and_then(|due| self.found.due.get(&due.id));
         let known = match due_state {
             Some(placed) if placed.state.status().is_settled() => {
                 // Cancelled while it was scheduled: it is done with, and never gets a place.
                 self.tails.unpin(&inbox, epoch);
+                plan.schedule.done.extend(fresh.due.as_deref().cloned());
                 return;
             }
             Some(placed) => placed.position,
             None => None,
         };
+        // The row stays until what follows from it is durable: a crash in between finds it again, and its message recorded.
+        let done = fresh.due.clone().map(Step::Done);
         if let Some(position) = known {
             self.tails.unpin(&inbox, epoch);
-            plan.steps.push(Step::Again(Box::new(again(self.lane, &fresh, inbox, position, self.now))));
+            plan.steps.push(match fresh.end {
+                Some(reason) => Step::Fail(Box::new(hint(fresh, inbox, position, Position::START)), reason),
+                None => Step::Again(Box::new(again(self.lane, &fresh, inbox, position, self.now))),
+            });
+            plan.steps.extend(done);
             return;
         }
         if let Some(known) = self.found.known.get(&message.id).filter(|_| fresh.due.is_none()) {
@@ -123,6 +127,7 @@ impl Placing<'_> {
         }
         let given = self.tails.give(&inbox, epoch, matches!(message.kind, Kind::OneWay), self.write);
         self.entry(fresh, inbox, given, plan);
+        plan.steps.extend(done);
     }
 
     fn entry(&self, fresh: Fresh, inbox: Inbox, given: Given, plan: &mut Plan) {

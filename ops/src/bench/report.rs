@@ -59,30 +59,37 @@ impl Report {
         table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
         table.set_header(["scenario", "what", "measured", "first", "aim", "beside"]);
         for f in &self.figures {
-            let target = |t: Option<f64>| t.map(|t| number(t, f.unit)).unwrap_or_default();
-            let beside = f
-                .baseline
-                .as_ref()
-                .map(|(what, v)| format!("{what}: {} ({:.2}×)", number(*v, ""), f.value / v))
-                .unwrap_or_default();
-            table.add_row([
-                f.scenario.to_owned(),
-                f.name.clone(),
-                number(f.value, f.unit),
-                target(f.first),
-                target(f.aim),
-                beside,
-            ]);
+            table.add_row(self.row(f));
         }
         format!("{}\n{table}\nlifted: {}\n", self.machine, self.lifted.join(" "))
+    }
+
+    /// One figure's cells.
+    fn row(&self, f: &Figure) -> [String; 6] {
+        let target = |t: Option<f64>| t.map(|t| number(t, f.unit)).unwrap_or_default();
+        let beside = f
+            .baseline
+            .as_ref()
+            .map(|(what, v)| format!("{what}: {} ({:.2}×)", number(*v, ""), f.value / v))
+            .unwrap_or_default();
+        [f.scenario.to_owned(), f.name.clone(), number(f.value, f.unit), target(f.first), target(f.aim), beside]
     }
 
     /// A page of its own: the table, and for each scenario its percentiles and its seconds.
     pub fn html(&self) -> String {
         let mut page = String::from(
-            "<!doctype html><meta charset=utf-8><title>Esh3ar bench</title><style>body{font:14px system-ui;margin:2em;max-width:70em}pre{overflow:auto}svg{background:#f7f7f7;margin:.5em 1em .5em 0}</style><h1>Esh3ar bench</h1>",
+            "<!doctype html><meta charset=utf-8><title>Esh3ar bench</title><style>body{font:14px system-ui;margin:2em;max-width:70em}table{border-collapse:collapse}td,th{text-align:left;padding:.3em 1em .3em 0;border-bottom:1px solid #ddd}svg{background:#f7f7f7;margin:.5em 1em .5em 0}</style><h1>Esh3ar bench</h1>",
         );
-        let _ = write!(page, "<pre>{}</pre>", self.table().replace('&', "&amp;").replace('<', "&lt;"));
+        let text = |t: &str| t.replace('&', "&amp;").replace('<', "&lt;");
+        let _ = write!(
+            page,
+            "<p>{}</p><table><tr><th>scenario<th>what<th>measured<th>first<th>aim<th>beside",
+            text(&self.machine)
+        );
+        for f in &self.figures {
+            let _ = write!(page, "<tr><td>{}", self.row(f).map(|cell| text(&cell)).join("<td>"));
+        }
+        let _ = write!(page, "</table><p>Lifted: {}</p>", text(&self.lifted.join(" ")));
         for series in &self.series {
             let _ = write!(page, "<h2>{}</h2>", series.scenario);
             let latency: Vec<_> = series.latency.iter().map(|(p, ms)| (format!("p{p}"), *ms)).collect();
@@ -118,7 +125,7 @@ fn bars(title: &str, values: &[(String, f64)]) -> String {
         number(most, "")
     );
     for (n, (label, value)) in values.iter().enumerate() {
-        let (x, height) = (30.0 + n as f64 * step, 170.0 * value / most);
+        let (x, height) = (30.0 + n as f64 * step, 150.0 * value / most);
         let _ = write!(
             svg,
             "<rect x={x:.1} y={:.1} width={:.1} height={height:.1} fill='#2a6f97'><title>{label}: {}</title></rect>",

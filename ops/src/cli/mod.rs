@@ -142,12 +142,25 @@ pub fn main() -> ExitCode {
         }
     };
     let json = cli.json;
+    raise_descriptors();
     match run(cli) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
             print::failure(&failure, json);
             failure.exit.into()
         }
+    }
+}
+
+/// Every socket and file needs a descriptor, and many systems start a process with 1,024: takes what the system lets it have.
+/// `up` says so where that is less than its limits allow.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        // A refusal leaves what was there before.
+        let _ = setrlimit(Resource::Nofile, limit);
     }
 }
 

@@ -57,7 +57,8 @@ impl UpArgs {
 
 /// Runs it.
 pub(super) async fn run(args: UpArgs, json: bool) -> Result<(), Failure> {
-    let config = args.config()?;
+    let mut config = args.config()?;
+    compose::resolve(&mut config)?;
     telemetry::logs(&config.log)?;
     for sentence in check::advice(&config) {
         tracing::warn!("{sentence}");

@@ -10,14 +10,14 @@ use std::{panic::AssertUnwindSafe, rc::Rc, time::Duration};
 use futures::FutureExt as _;
 use schemas::{
     Fact, Lane, Reason, Topic, What,
-    port::{Append, Dead, History, Log, Outcome, PortError, Routed},
+    port::{Append, Dead, History, Log, Outcome, PortError, Routed, Schedule},
     record,
 };
 
 use super::{
     Done, Routes,
     act::{Act, act_in_order},
-    record::again,
+    record::{again, until_recorded},
     route::Ways,
 };
 use crate::{
@@ -89,14 +89,11 @@ async fn keep(shared: &Shared, lane: Lane, effects: Effects) {
     let kit = &shared.kit;
     gauges::add(&shared.count(lane).retries, effects.again.len());
     gauges::add(&shared.count(lane).buried, effects.dead.len());
-    let Effects { facts, again, dead } = effects;
+    let Effects { facts, again, dead, done } = effects;
     for fact in &facts {
         if let What::AttemptFailed(reason) = fact.what {
             metrics::counter!("esh3ar_attempts_failed_total", "reason" => reason.word()).increment(1);
         }
-    }
-    for dead in &dead {
-        metrics::counter!("esh3ar_dead_total", "reason" => dead.reason.word()).increment(1);
     }
     if !dead.is_empty() {
         until_buried(&*kit.ports.history, &dead).await;
@@ -104,6 +101,11 @@ async fn keep(shared: &Shared, lane: Lane, effects: Effects) {
     append(&*kit.ports.log, records(facts, &again, &dead)).await;
     if !dead.is_empty() {
         kit.ports.dispatch.alarm(&dead).await;
+    }
+    if !done.is_empty() {
+        let within = Duration::from_millis(kit.limits.flow.record_ms);
+        let schedule = Schedule { add: Vec::new(), done };
+        until_recorded(&*kit.ports.history, &[], &schedule, within).await;
     }
 }
 

@@ -206,7 +206,7 @@ fn write(shared: &Rc<Shared>, lane: Lane, mut batch: Batch<Items>, answers: &Ans
 }
 
 /// Writes, and writes again at the same places with the same bytes, until history has confirmed it.
-async fn until_recorded(history: &dyn History, entries: &[Entry], schedule: &Schedule, within: Duration) {
+pub(super) async fn until_recorded(history: &dyn History, entries: &[Entry], schedule: &Schedule, within: Duration) {
     let mut backoff = Backoff::default();
     loop {
         match tokio::time::timeout(within, history.record(entries, schedule)).await {

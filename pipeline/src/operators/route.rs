@@ -109,6 +109,7 @@ fn sort(steps: Vec<Step>, placed: Vec<Option<Placed>>, now: Timestamp) -> Sorted
             Step::Offer(hint) => sorted.offers.push(*hint),
             Step::Fail(hint, reason) => sorted.effects.ended(&Tried::of(&hint), reason, now),
             Step::Bury(dead) => sorted.effects.dead.push(*dead),
+            Step::Done(due) => sorted.effects.done.push(*due),
             Step::Again(again) => match placed.next().flatten().and_then(|placed| retried(&again, placed)) {
                 // It expired while it waited, or while the process was away.
                 Some(hint) if hint.message.is_expired(now) => {

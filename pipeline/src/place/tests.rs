@@ -20,6 +20,7 @@ fn decided(plan: &Plan) -> Vec<&'static str> {
         Step::Again(_) => "again",
         Step::Fail(_, reason) => reason.word(),
         Step::Bury(_) => "bury",
+        Step::Done(_) => "then row done",
     }));
     words.extend((0..plan.repeats).map(|_| "repeat"));
     words
@@ -106,12 +107,12 @@ fn what_becomes_of_a_message() {
             known(same, true),
             &["dropped"],
         ),
-        ("due", one(|_, f| f.due = due_row()), due_found(None, None), &["entry", "row done", "offer"]),
+        ("due", one(|_, f| f.due = due_row()), due_found(None, None), &["entry", "offer", "then row done"]),
         (
             "due, recorded before",
             one(|_, f| f.due = due_row()),
             due_found(Some(Position::START), None),
-            &["row done", "again"],
+            &["again", "then row done"],
         ),
         (
             "due, cancelled",

@@ -302,7 +302,6 @@ impl Worker {
         if let Err(why) = until_done(&self.stop, "bury", || history.bury(&dead)).await? {
             tracing::error!(why, count = dead.len(), "dead letters are not in the index");
         }
-        metrics::counter!("esh3ar_dead_total", "reason" => Reason::NoAck.word()).increment(dead.len() as u64);
         let count = dead.len();
         if self.teller.try_send(Tell::Administrators(dead)).is_err() {
             tracing::warn!(count, "administrators are not told of these: they stand in the dead letters");

@@ -34,6 +34,10 @@ impl Folder {
     pub(crate) fn take(path: &Path, create: bool) -> Result<Self, OpenError> {
         if create {
             fs::create_dir_all(path).map_err(OpenError::io("creating the data folder", path))?;
+            // Before anything is written: somebody else's folder is left as it was.
+            if !path.join("format").exists() {
+                refuse_foreign(path)?;
+            }
         }
         let name = path.join("lock");
         let mut lock = OpenOptions::new()
@@ -102,14 +106,6 @@ impl Folder {
 
     /// Makes an empty folder ours.
     fn found(&self, partitions: u16) -> Result<(), OpenError> {
-        let entries = fs::read_dir(&self.path).map_err(OpenError::io("reading", &self.path))?;
-        for entry in entries {
-            let entry = entry.map_err(OpenError::io("reading", &self.path))?;
-            // These two are what a crash while creating leaves.
-            if !matches!(entry.file_name().to_str(), Some("lock" | "format.new")) {
-                return Err(OpenError::NotOurs { path: self.path.clone() });
-            }
-        }
         let new = self.path.join("format.new");
         let text = format!("esh3ar data {VERSION}\npartitions {partitions}\n");
         let write = || -> std::io::Result<()> {
@@ -121,6 +117,17 @@ impl Folder {
         };
         write().map_err(OpenError::io("writing the format file in", &self.path))
     }
+}
+
+/// A folder without a `format` is one that we make, so nothing may be in it but what a crash while creating leaves.
+fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
+    for entry in fs::read_dir(path).map_err(OpenError::io("reading", path))? {
+        let entry = entry.map_err(OpenError::io("reading", path))?;
+        if !matches!(entry.file_name().to_str(), Some("lock" | "format.new")) {
+            return Err(OpenError::NotOurs { path: path.into() });
+        }
+    }
+    Ok(())
 }
 
 fn parse(text: &str) -> Result<Format, String> {
@@ -173,8 +180,8 @@ mod tests {
     fn a_folder_of_something_else_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.txt"), "years of work").unwrap();
-        let folder = Folder::take(dir.path(), true).unwrap();
-        assert!(matches!(folder.agree(24), Err(OpenError::NotOurs { .. })));
+        assert!(matches!(Folder::take(dir.path(), true), Err(OpenError::NotOurs { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing of ours was left in it");
     }
 
     #[test]

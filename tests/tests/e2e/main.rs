@@ -4,6 +4,7 @@
 
 mod a_batch_answers_every_item;
 mod a_broadcast_reaches_everyone_once;
+mod a_drain_loses_nobody;
 mod a_full_disk_refuses_and_loses_nothing;
 mod a_message_arrives_and_is_acknowledged;
 mod a_phone_that_never_acknowledges_stops_nobody;

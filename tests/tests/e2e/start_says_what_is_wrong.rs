@@ -1,6 +1,6 @@
 //! A start that cannot succeed says why, in a sentence, and touches nothing.
 
-use tests::harness::{Business, Server, Settings, number};
+use tests::harness::{Business, Server, Settings, binary, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_on_the_same_folder_is_refused() {
@@ -29,6 +29,14 @@ fn a_folder_that_cannot_be_written_is_named() {
     std::fs::write(&file, "x").unwrap();
     let said = Server::try_start(&file, Settings::default()).err().expect("refused");
     assert!(said.contains("not-a-folder"), "{said}");
+}
+
+#[test]
+fn the_address_of_a_store_that_is_not_built_in_is_refused() {
+    let output =
+        std::process::Command::new(binary()).args(["up", "--data", "kafka://localhost:9092"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no kafka adapter"), "{output:?}");
 }
 
 #[test]

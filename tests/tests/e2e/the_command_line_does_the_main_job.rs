@@ -73,7 +73,21 @@ fn wrong_input_has_a_sentence_and_a_code() {
 fn every_command_has_help_with_an_example() {
     let help = Command::new(binary()).arg("--help").output().unwrap();
     let text = String::from_utf8_lossy(&help.stdout).into_owned();
-    let commands = ["up", "token", "send", "listen", "trace", "dead", "books", "config", "data", "tail", "completions"];
+    let commands = [
+        "up",
+        "token",
+        "send",
+        "listen",
+        "trace",
+        "dead",
+        "books",
+        "config",
+        "data",
+        "tail",
+        "bench",
+        "drill",
+        "completions",
+    ];
     for command in commands {
         assert!(text.contains(command), "{command} is missing in --help");
         let help = Command::new(binary()).args([command, "--help"]).output().unwrap();

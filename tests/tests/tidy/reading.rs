@@ -49,7 +49,8 @@ fn collect(folder: &Path, ending: &str, found: &mut Vec<(String, String)>) {
 }
 
 /// Fails with all findings at once: one run shows everything that is to be done.
-pub(crate) fn none(findings: Vec<String>) {
+pub(crate) fn none(findings: impl IntoIterator<Item = String>) {
+    let findings: Vec<String> = findings.into_iter().collect();
     assert!(findings.is_empty(), "{} found:\n  {}", findings.len(), findings.join("\n  "));
 }
 

@@ -17,16 +17,13 @@ fn written() -> Vec<(String, String)> {
 #[test]
 fn every_source_opens_with_what_it_is() {
     let silent = files("", ".rs").into_iter().filter(|(_, text)| !text.starts_with("//! "));
-    none(silent.map(|(path, _)| format!("{path} does not open with `//! `")).collect());
+    none(silent.map(|(path, _)| format!("{path} does not open with `//! `")));
 }
 
 #[test]
 fn no_source_is_longer_than_one_can_read() {
     let long = files("", ".rs").into_iter().filter(|(_, text)| text.lines().count() > MAX_LINES);
-    none(
-        long.map(|(path, text)| format!("{path} has {} lines, the most is {MAX_LINES}", text.lines().count()))
-            .collect(),
-    );
+    none(long.map(|(path, text)| format!("{path} has {} lines, the most is {MAX_LINES}", text.lines().count())));
 }
 
 #[test]

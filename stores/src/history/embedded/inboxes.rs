@@ -88,8 +88,9 @@ impl EmbeddedHistory {
         batch.writes.push(remove(&tables.due, at));
         if matches!(due.kind, DueKind::Send(_)) {
             let waits = matches!(tables.place(due.id)?, Some(Place::Scheduled { .. }));
-            if waits && recorded {
-                // It was counted when it was scheduled.
+            let scheduled = tables.due.contains_key(keys::scheduled(due.id)).map_err(unread)?;
+            if scheduled && (recorded || !waits) {
+                // It was counted when it was scheduled, and again when it was recorded.
                 batch.kept -= 1;
             }
             if waits && !recorded {

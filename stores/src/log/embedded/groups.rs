@@ -69,12 +69,16 @@ impl Groups {
         self.groups.lock().get(group.0).and_then(|state| state.committed[index])
     }
 
-    /// Whether every group that committed has passed these offsets; `from` is where the records begin that are asked about.
+    /// Whether every group has passed these offsets; `from` is where the records begin that are asked about. A group that
+    /// reads a topic and has committed nothing in a partition has passed nothing there.
     pub(crate) fn passed(&self, from: &[u64], to: &[u64]) -> bool {
         let groups = self.groups.lock();
         groups.values().all(|state| {
-            let asked = from.iter().zip(to).zip(&state.committed).filter(|((from, to), _)| from < to);
-            asked.filter_map(|((_, to), committed)| committed.map(|at| (at, *to))).all(|(at, to)| at >= to)
+            let asked = from.iter().zip(to).enumerate().filter(|(_, (from, to))| from < to);
+            asked.map(|(index, (_, to))| (index, *to)).all(|(index, to)| match state.committed[index] {
+                Some(at) => at >= to,
+                None => !state.topics.contains(&self.layout.at(index).topic),
+            })
         })
     }
 
