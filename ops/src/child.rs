@@ -35,6 +35,9 @@ impl Server {
 
     /// Starts and waits until it is ready.
     pub(crate) async fn start(&mut self) -> Result<()> {
+        if let Some(parent) = self.data.parent() {
+            std::fs::create_dir_all(parent).with_context(|| format!("the folder {}", parent.display()))?;
+        }
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.data.with_extension("log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("up").arg("--json").arg("--data").arg(&self.data);
