@@ -1,6 +1,6 @@
 //! `esh3ar drill`: breaks a server of its own on purpose and accounts for every message.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -72,10 +72,4 @@ pub(super) async fn run(command: DrillCommand, json: bool) -> Result<(), Failure
         ))?;
     }
     if report.is_clean() { Ok(()) } else { Err(Failure::failed(report.faults.join("\n"))) }
-}
-
-impl From<io::Error> for Failure {
-    fn from(why: io::Error) -> Self {
-        Self::failed(why.to_string())
-    }
 }

@@ -216,37 +216,3 @@ async fn a_million_records_open_in_half_a_second() {
     assert_eq!(count, 1_000_000);
     assert!(took.as_millis() < 500, "{took:?}");
 }
-
-/// Appends of one record of 300 bytes each beside a bare write and sync; a measurement, run by hand as above.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-#[allow(clippy::disallowed_methods)]
-async fn appends_share_the_disk_s_time() {
-    use std::io::Write as _;
-    let dir = tempfile::tempdir().unwrap();
-    let mut bare = fs::File::create(dir.path().join("bare")).unwrap();
-    let begun = std::time::Instant::now();
-    for _ in 0..500 {
-        bare.write_all(&[7; 400]).unwrap();
-        bare.sync_data().unwrap();
-    }
-    println!("bare write and sync: {:.0}/s", 500.0 / begun.elapsed().as_secs_f64());
-    for appenders in [1u64, 64, 1_000] {
-        let (engine, log) = open(&dir.path().join(appenders.to_string()), &limits(), &clock());
-        let each = (50_000 / appenders).min(1_000);
-        let begun = std::time::Instant::now();
-        let many = (0..appenders).map(|who| {
-            let log = log.clone();
-            tokio::spawn(async move {
-                for turn in 0..each {
-                    put(&log, at(((who + turn) % 4) as u16), 300).await;
-                }
-            })
-        });
-        for one in futures::future::join_all(many).await {
-            one.unwrap();
-        }
-        let rate = (appenders * each) as f64 / begun.elapsed().as_secs_f64();
-        println!("{appenders} appenders: {rate:.0}/s, {:?}", engine.stats());
-    }
-}
