@@ -1,6 +1,6 @@
 //! Addresses: which adapter an address names, in one place.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use crate::OpenError;
 
@@ -40,6 +40,94 @@ pub fn parse(url: &str) -> Result<Place, OpenError> {
     }
 }
 
+/// The address of servers: `scheme://[user[:password]@]host:port[,host:port…][/path][?key=value&…]`. Its text forms never show
+/// the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    /// What answers there, e.g. `kafka`.
+    pub scheme: String,
+    /// Who asks.
+    pub user: Option<String>,
+    /// What it proves that with.
+    pub password: Option<String>,
+    /// `host:port` of one or more servers of one cluster.
+    pub hosts: Vec<String>,
+    /// What stands after the hosts, without its slash.
+    pub path: String,
+    /// Options; each adapter documents its own and refuses others by [`Address::only`].
+    pub options: BTreeMap<String, String>,
+}
+
+impl Address {
+    /// Reads an address.
+    pub fn parse(text: &str) -> Result<Self, OpenError> {
+        let wrong = |why: &str| OpenError::Address(format!("`{}`: {why}", redacted(text)));
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("an address begins with scheme://"))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (login, hosts) =
+            authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
+        let (user, password) = login.map_or((None, None), |login| match login.split_once(':') {
+            Some((user, password)) => (Some(user), Some(password)),
+            None => (Some(login), None),
+        });
+        let plain = |text: &str| {
+            let text = percent_encoding::percent_decode_str(text).decode_utf8();
+            text.map(|text| text.into_owned()).map_err(|_| wrong("what stands behind % is not UTF-8"))
+        };
+        let some = |text: Option<&str>| text.filter(|t| !t.is_empty()).map(plain).transpose();
+        let hosts: Vec<String> = hosts.split(',').map(str::trim).filter(|h| !h.is_empty()).map(str::to_owned).collect();
+        if hosts.is_empty() {
+            return Err(wrong("no host is named"));
+        }
+        let mut options = BTreeMap::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').ok_or_else(|| wrong("an option is key=value"))?;
+            options.insert(plain(key)?, plain(value)?);
+        }
+        let scheme = scheme.to_owned();
+        Ok(Self { scheme, user: some(user)?, password: some(password)?, hosts, path: plain(path)?, options })
+    }
+
+    /// Refuses options that the adapter does not know, naming those that it does.
+    pub fn only(&self, known: &[&str]) -> Result<(), OpenError> {
+        match self.options.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => {
+                let known = known.join(", ");
+                Err(OpenError::Address(format!("`{self}`: no option is called `{key}`; there are: {known}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// An option as a number, where it is given.
+    pub fn number(&self, key: &str) -> Result<Option<u64>, OpenError> {
+        let Some(text) = self.options.get(key) else { return Ok(None) };
+        let wrong = |_| OpenError::Address(format!("`{self}`: `{key}` is to be a whole number, and is `{text}`"));
+        text.parse().map(Some).map_err(wrong)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}/{}", self.scheme, self.hosts.join(","), self.path)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An address without its login.
+pub fn redacted(text: &str) -> String {
+    match text.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts)),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +144,20 @@ mod tests {
         assert_eq!(folder("./data").unwrap(), PathBuf::from("./data"));
         assert_eq!(folder("file:./data").unwrap(), PathBuf::from("./data"));
         assert!(folder("memory:").is_err() && folder("s3://bucket").is_err());
+    }
+
+    #[test]
+    fn an_address_is_read_and_its_password_never_shown() {
+        let text = "kafka://app:s%40cret@a:9092,b:9092/esh3ar.?tls=true&partitions=24";
+        let address = Address::parse(text).unwrap();
+        assert_eq!((address.user.as_deref(), address.password.as_deref()), (Some("app"), Some("s@cret")));
+        assert_eq!((address.hosts.join(" "), address.path.as_str()), ("a:9092 b:9092".to_owned(), "esh3ar."));
+        assert_eq!(address.number("partitions").unwrap(), Some(24));
+        assert!(!format!("{address} {address:?} {}", redacted(text)).contains("cret"));
+        let unknown = address.only(&["tls"]).unwrap_err().to_string();
+        assert!(unknown.contains("`partitions`") && unknown.contains("tls"), "{unknown}");
+        for wrong in ["kafka", "kafka://", "kafka://a:9092?x"] {
+            assert!(Address::parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -150,6 +150,11 @@ pub struct Unread {
 /// **Guarantees.** [`Inboxes::record`] is atomic for each inbox and idempotent: the same entries again change nothing. A
 /// reader sees an inbox in position order and never past a break in `prev`. What was recorded survives what the log's
 /// append survives, before the call answers.
+///
+/// **Fencing.** What an owner writes after a newer one has taken its partition over is answered with `Fenced`; or, where the
+/// store cannot know in time, it never becomes part of an inbox: once an entry of a newer epoch stands there, entries of
+/// older epochs that its `prev` chain does not reach are not shown, not counted and not found by id.
+/// A reader whose `from` turns out to be such an entry goes on with what follows the fork: nothing of the chain is skipped.
 #[async_trait]
 pub trait Inboxes: Send + Sync {
     /// Takes partitions over: raises and returns each one's epoch, durably.
@@ -161,7 +166,7 @@ pub trait Inboxes: Send + Sync {
     /// Which of these ids are there already: one batched read.
     async fn known(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Known>>>;
 
-    /// Writes entries and due rows in one batch.
+    /// Writes entries and due rows in one batch. `Fenced`: none of the entries of the overtaken partition stands.
     async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()>;
 
     /// Rows due at or before `now`, oldest first, at most `limit`.
@@ -189,7 +194,7 @@ pub trait Inboxes: Send + Sync {
     /// `Failed(Expired)` first: those are removed by the next call. At most `limit` entries a call.
     async fn retain(&self, partition: Partition, before: Timestamp, limit: usize) -> PortResult<Vec<Placed>>;
 
-    /// How many messages are kept and how many wait in the due-table: for metrics.
+    /// How many messages are kept and how many wait in the due-table: for metrics; what the store cannot tell cheaply is 0.
     async fn sizes(&self) -> PortResult<(u64, u64)>;
 }
 

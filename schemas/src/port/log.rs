@@ -155,7 +155,9 @@ impl From<PortError> for crate::problem::Problem {
         use crate::problem::{Code, Problem};
         match error {
             PortError::Rejected(why) => Problem::new(Code::Internal, why),
-            PortError::Unavailable(why) => Problem::new(Code::Unavailable, why).retry_after_ms(1_000),
+            PortError::Unavailable(why) | PortError::Fenced(why) => {
+                Problem::new(Code::Unavailable, why).retry_after_ms(1_000)
+            }
             PortError::Full(why) => Problem::new(Code::DiskFull, why).retry_after_ms(10_000),
             PortError::Unknown(why) => Problem::new(Code::Unknown, why).retry_after_ms(1_000),
         }

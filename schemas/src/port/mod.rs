@@ -28,6 +28,8 @@ pub enum PortError {
     Unavailable(String),
     /// It did not happen: there is no room (a full disk). Asking again helps once there is.
     Full(String),
+    /// It did not happen: a newer owner has taken the partition over. Stop acting for it; asking again is useless.
+    Fenced(String),
     /// It may have happened. Only what can be repeated without harm may be.
     Unknown(String),
 }
@@ -38,6 +40,7 @@ impl fmt::Display for PortError {
             Self::Rejected(why) => write!(f, "rejected: {why}"),
             Self::Unavailable(why) => write!(f, "unavailable: {why}"),
             Self::Full(why) => write!(f, "no room: {why}"),
+            Self::Fenced(why) => write!(f, "a newer owner has taken over: {why}"),
             Self::Unknown(why) => write!(f, "unknown whether it happened: {why}"),
         }
     }
