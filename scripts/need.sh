@@ -6,10 +6,10 @@ fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
-# need_packages COMMAND=PACKAGE...: installs the packages whose commands are missing.
+# need_packages COMMAND=PACKAGE...: installs the packages whose commands (or files, by their path) are missing.
 need_packages() {
   local missing=()
-  for pair in "$@"; do command -v "${pair%%=*}" >/dev/null 2>&1 || missing+=("${pair##*=}"); done
+  for pair in "$@"; do command -v "${pair%%=*}" >/dev/null 2>&1 || [ -e "${pair%%=*}" ] || missing+=("${pair##*=}"); done
   [ ${#missing[@]} -eq 0 ] && return 0
   command -v apt-get >/dev/null 2>&1 || fail "please install: ${missing[*]} (no apt-get here to do it)"
   say "installing ${missing[*]}"

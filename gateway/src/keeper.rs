@@ -1,13 +1,18 @@
 //! The keeper: what happens by the clock, once for the node instead of once for each connection. It wakes sessions that are
-//! due (one look at a number each), says that the node lives, keeps sessions in presence, and after presence may have lost
-//! sight of them compares what they were sent with their inboxes (rule 5).
+//! due (one look at a number each), says that the node lives, keeps sessions in presence, and compares what they were sent with
+//! their inboxes (rule 5): after presence may have lost sight of them, after hints may have been lost, and again and again
+//! while presence is away.
 
 use std::{sync::Arc, time::Duration};
 
 use schemas::{Inbox, Millis, Position, UserId};
+use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Gateway, registry::Handle};
+use crate::{
+    Gateway,
+    registry::{Handle, Order},
+};
 
 /// Between heartbeats of the node, ms.
 const HEARTBEAT_MS: u64 = 15_000;
@@ -18,15 +23,31 @@ const BATCH: usize = 1_000;
 /// After a re-registration all sessions are compared within this time, ms (rule 5).
 const RESYNC_MS: u64 = 10_000;
 
+/// While presence is away nobody can be told of anything from elsewhere: sessions are compared so often, ms.
+const BLIND_MS: u64 = 8_000;
+/// Sessions registered at once.
+const AT_ONCE: usize = 64;
+
 /// Starts the keeper's tasks; dropping them ends them.
 pub(crate) fn start(gateway: &Arc<Gateway>) -> Vec<AbortOnDropHandle<()>> {
     let spawn = |task| AbortOnDropHandle::new(tokio::spawn(task));
-    let tasks: [std::pin::Pin<Box<dyn Future<Output = ()> + Send>>; 3] = [
+    let signs = Arc::new(Signs::default());
+    let tasks: [std::pin::Pin<Box<dyn Future<Output = ()> + Send>>; 4] = [
         Box::pin(wake(Arc::downgrade(gateway))),
         Box::pin(forget(Arc::downgrade(gateway))),
-        Box::pin(stay(Arc::downgrade(gateway))),
+        Box::pin(stay(Arc::downgrade(gateway), signs.clone())),
+        Box::pin(compare(Arc::downgrade(gateway), signs)),
     ];
     tasks.into_iter().map(spawn).collect()
+}
+
+/// What the keeper's tasks tell each other.
+#[derive(Default)]
+struct Signs {
+    /// Sessions are to be compared with their inboxes.
+    compare: Notify,
+    /// Presence is to be asked now whether it is there.
+    beat: Notify,
 }
 
 type Weak = std::sync::Weak<Gateway>;
@@ -59,9 +80,12 @@ async fn forget(gateway: Weak) {
 }
 
 /// Keeps the node and its sessions in presence.
-async fn stay(gateway: Weak) {
+async fn stay(gateway: Weak, signs: Arc<Signs>) {
     let mut seen: Option<Millis> = None;
     let mut refreshed = Millis::default();
+    let mut compared: Option<Millis> = None;
+    // How often presence has said that it may have forgotten sessions.
+    let mut lapses = 0;
     // Presence may have lost sight of sessions: they are registered again, and what was missed is looked for.
     let mut lapsed = false;
     loop {
@@ -73,19 +97,53 @@ async fn stay(gateway: Weak) {
         if well && lapsed {
             well = register_again(&here).await;
             refreshed = now;
+            signs.compare.notify_one();
         } else if well && now.since(refreshed) >= presence_ms / 3 {
             well = refresh(&here).await;
             refreshed = now;
         }
         lapsed = !well;
         if well {
-            seen = Some(now);
+            (seen, compared) = (Some(now), None);
         } else {
-            tracing::warn!("presence is away: deliveries wait in their inboxes");
+            if compared.is_none() {
+                tracing::warn!("presence is away: deliveries from other nodes wait in their inboxes, which are looked at");
+            }
+            if compared.is_none_or(|compared| now.since(compared) >= BLIND_MS) {
+                compared = Some(now);
+                signs.compare.notify_one();
+            }
         }
+        let presence = here.parts.presence.clone();
         drop(here);
         let every = HEARTBEAT_MS.min(presence_ms / 3).max(10);
-        tokio::time::sleep(Duration::from_millis(if well { every } else { every.min(1_000) })).await;
+        let every = Duration::from_millis(if well { every } else { every.min(1_000) });
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = signs.beat.notified() => {}
+            count = presence.lapsed(lapses) => (lapses, lapsed) = (count, true),
+        }
+    }
+}
+
+/// Compares what sessions were sent with their inboxes, whenever something may have been missed.
+async fn compare(gateway: Weak, signs: Arc<Signs>) {
+    let mut missed = 0;
+    loop {
+        let Some(backplane) = gateway.upgrade().map(|here| here.parts.backplane.clone()) else { return };
+        tokio::select! {
+            count = backplane.missed(missed) => {
+                missed = count;
+                // What lost hints may have lost presence too.
+                signs.beat.notify_one();
+            }
+            () = signs.compare.notified() => {}
+        }
+        drop(backplane);
+        // Nodes do not come all at once.
+        let jitter = (uuid::Uuid::new_v4().as_u128() % u128::from(RESYNC_MS / 10)) as u64;
+        tokio::time::sleep(Duration::from_millis(jitter)).await;
+        resync(gateway.clone()).await;
     }
 }
 
@@ -105,19 +163,34 @@ async fn refresh(gateway: &Gateway) -> bool {
     true
 }
 
+/// Registers every session again, under the number it has. Of two that lived side by side while presence was away the newer
+/// stays, and the other is told.
 async fn register_again(gateway: &Arc<Gateway>) -> bool {
-    for handle in everyone(gateway) {
-        let me = &handle.me;
-        let taken = gateway.parts.presence.register(&me.user, &gateway.parts.node, &me.device, me.session).await;
-        if taken.is_err() {
+    for some in everyone(gateway).chunks(AT_ONCE) {
+        let registered = futures::future::join_all(some.iter().map(|handle| register(gateway, handle))).await;
+        if registered.contains(&false) {
             return false;
         }
-        if handle.is_gone() {
-            let _ = gateway.parts.presence.remove(&me.user, me.session).await;
-        }
     }
-    let resync = resync(Arc::downgrade(gateway));
-    tokio::spawn(resync);
+    true
+}
+
+async fn register(gateway: &Gateway, handle: &Handle) -> bool {
+    let (me, parts) = (&handle.me, &gateway.parts);
+    let Ok(taken) = parts.presence.register(&me.user, &parts.node, &me.device, me.session).await else { return false };
+    if handle.is_gone() {
+        let _ = parts.presence.remove(&me.user, me.session).await;
+        return true;
+    }
+    match taken.replaced {
+        Some(place) if place.session == me.session => handle.order(Order::Supersede),
+        Some(place) => {
+            if let Err(why) = parts.backplane.supersede(&place.node, &me.user, place.session).await {
+                tracing::debug!(user = ?me.user, %why, "the device's older session was not told");
+            }
+        }
+        None => {}
+    }
     true
 }
 
@@ -126,6 +199,7 @@ pub(crate) async fn resync(gateway: Weak) {
     let Some(here) = gateway.upgrade() else { return };
     let handles = everyone(&here);
     drop(here);
+    tracing::debug!(sessions = handles.len(), "sessions are compared with their inboxes");
     let pieces = handles.len().div_ceil(BATCH).max(1) as u64;
     for some in handles.chunks(BATCH) {
         let Some(here) = gateway.upgrade() else { return };

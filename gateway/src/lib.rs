@@ -57,8 +57,6 @@ pub struct Parts {
     pub limits: Arc<Limits>,
     /// Who callers are.
     pub auth: Arc<ingest::auth::Auth>,
-    /// The door that what is said on a socket goes through; one-way messages say nothing, so nothing does yet.
-    pub door: Arc<ingest::Door>,
     /// This node's name.
     pub node: NodeId,
     /// Where clients reach it.
@@ -84,6 +82,8 @@ pub struct Gateway {
     held: AtomicU64,
     draining: AtomicBool,
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
+    /// Whether clients connect here, or only ask.
+    holds_sockets: bool,
 }
 
 /// Reads of history under way at once for sessions.
@@ -94,35 +94,44 @@ const TURNS: usize = 64;
 impl Gateway {
     /// Makes this node reachable and starts what keeps it so.
     pub async fn open(parts: Parts) -> PortResult<Arc<Self>> {
+        let gateway = Self::new(parts, true);
+        let parts = &gateway.parts;
+        parts.backplane.attach(parts.node.clone(), gateway.registry.clone()).await?;
+        if let Err(why) = parts.presence.heartbeat(&gateway.load()).await {
+            tracing::warn!(%why, "presence is away: this node is not found by others yet");
+        }
+        gateway.tasks.lock().extend(keeper::start(&gateway));
+        Ok(gateway)
+    }
+
+    /// Answers reads alone: nobody connects here, and neither presence nor the backplane know of this node.
+    pub fn reads(parts: Parts) -> Arc<Self> {
+        Self::new(parts, false)
+    }
+
+    fn new(parts: Parts, holds_sockets: bool) -> Arc<Self> {
         let registry = Arc::new(Registry::new(&parts.limits.socket));
         let gather = Arc::new(Gather::new(&parts.limits));
-        let gateway = Arc::new(Self {
+        let gathering = tokio::spawn(gather.clone().run(parts.log.clone(), parts.history.clone()));
+        Arc::new(Self {
             partitions: parts.log.partitions(),
-            registry: registry.clone(),
-            gather: gather.clone(),
+            registry,
+            gather,
             reads: Semaphore::new(READS),
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
             leaving: Mutex::default(),
             left: Notify::new(),
             held: AtomicU64::new(0),
             draining: AtomicBool::new(false),
-            tasks: Mutex::default(),
+            tasks: Mutex::new(vec![AbortOnDropHandle::new(gathering)]),
+            holds_sockets,
             parts,
-        });
-        let parts = &gateway.parts;
-        parts.backplane.attach(parts.node.clone(), registry).await?;
-        parts.presence.heartbeat(&gateway.load()).await?;
-        let gathering = tokio::spawn(gather.run(parts.log.clone(), parts.history.clone()));
-        let mut tasks = keeper::start(&gateway);
-        tasks.push(AbortOnDropHandle::new(gathering));
-        *gateway.tasks.lock() = tasks;
-        Ok(gateway)
+        })
     }
 
     /// The routes of this part.
     pub fn routes(self: &Arc<Self>) -> Router {
-        Router::new()
-            .route("/v1/ws", get(connect::connect))
+        let reads = Router::new()
             .route("/v1/messages/{id}", get(reads::message::show).delete(reads::cancel::cancel))
             .route("/v1/messages/{id}/trace", get(reads::message::trace))
             .route("/v1/messages/{id}/read", post(reads::marks::read))
@@ -131,8 +140,9 @@ impl Gateway {
             .route("/v1/inbox", get(reads::lists::inbox))
             .route("/v1/unread", get(reads::lists::unread))
             .route("/v1/events", get(reads::events::events))
-            .route("/v1/nodes", get(reads::lists::nodes))
-            .with_state(Here(self.clone()))
+            .route("/v1/nodes", get(reads::lists::nodes));
+        let all = if self.holds_sockets { reads.route("/v1/ws", get(connect::connect)) } else { reads };
+        all.with_state(Here(self.clone()))
     }
 
     /// Stops taking connections, tells clients to come back, and makes what they said durable. Ends within the drain time
@@ -147,7 +157,9 @@ impl Gateway {
         }
         self.gather.drained().await;
         self.forget_left().await;
-        let _ = self.parts.backplane.detach(&self.parts.node).await;
+        if self.holds_sockets {
+            let _ = self.parts.backplane.detach(&self.parts.node).await;
+        }
         self.tasks.lock().clear();
     }
 

@@ -323,7 +323,7 @@ impl Session {
     /// Another of the user's devices read these.
     pub fn on_read_elsewhere(&mut self, ids: Vec<MessageId>, fx: &mut Effects) {
         if self.closed.is_none() && !ids.is_empty() {
-            fx.frames.push(Out::of(&ServerFrame::Read { ids, conversation_id: None }));
+            fx.frames.push(Out::of(&ServerFrame::Read { ids, conversation_id: None, up_to: None, by: None }));
         }
     }
 

@@ -63,6 +63,8 @@ pub(crate) fn small_limits() -> Limits {
 /// Everything behind the ports, in memory.
 #[derive(Default)]
 pub(crate) struct World {
+    /// Conversations.
+    pub(crate) talks: schemas::port::Talks,
     pub(crate) inner: Mutex<Inner>,
     node: Mutex<Option<Arc<dyn Node>>>,
 }
@@ -118,7 +120,8 @@ impl World {
         let message = Arc::new(message);
         let one_way = list.len() as u64 + 1;
         let recorded_at = Timestamp(2_000);
-        list.push(Entry { inbox: inbox.clone(), position, prev, one_way, recorded_at, message: message.clone() });
+        let (of, what) = (inbox.clone(), message.clone());
+        list.push(Entry { inbox: of, position, prev, one_way, recorded_at, message: what, end: None });
         Hint { inbox, position, prev, message, round: 0, attempt: Default::default(), state: State::default() }
     }
 
@@ -255,6 +258,8 @@ impl DeadLetters for World {
         rejected()
     }
 }
+
+schemas::answers_from_talks!(World, talks);
 
 #[async_trait]
 impl Broadcasts for World {
@@ -416,13 +421,6 @@ impl House {
             api_keys: Vec::new(),
         };
         let auth = Arc::new(ingest::auth::Auth::new(settings, clock.clone()).unwrap());
-        let door = ingest::Door::open(ingest::Parts {
-            log: world.clone(),
-            history: world.clone(),
-            clock: clock.clone(),
-            limits: limits.clone(),
-            auth: auth.clone(),
-        });
         let gateway = crate::Gateway::open(crate::Parts {
             log: world.clone(),
             history: world.clone(),
@@ -431,7 +429,6 @@ impl House {
             clock,
             limits,
             auth,
-            door,
             node: NodeId::parse("n1").unwrap(),
             address: "127.0.0.1:8080".to_owned(),
             origins: Vec::new(),

@@ -82,7 +82,7 @@ pub(crate) async fn post_batch(
     let given = Given { key: None, trace: edge::traceparent(&headers).map(str::to_owned) };
     let spool = Spool::new(limits.batch_answer_bytes, limits.idle_body_ms);
     let answers = Body::from_stream(spool.clone().answers());
-    let standing = door.quotas.standing(&caller);
+    let standing = door.quotas.standing(&caller).await;
     let run =
         Run { door: door.clone(), caller, from, given, reader, spool: Writer(spool), size, _places: (place, turn) };
     door.tasks.spawn(run.run(first));

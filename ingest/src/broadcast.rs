@@ -119,7 +119,7 @@ pub(crate) async fn post_broadcast(
         .await
         .map_err(|_| Problem::new(Code::Internal, "the broadcast could not be read"))??;
     if !ready.dry_run {
-        door.quotas.take_broadcast(&caller).map_err(Problem::from)?;
+        door.quotas.take_broadcast(&caller).await.map_err(Problem::from)?;
     }
     answer(&door, ready).await
 }
@@ -139,6 +139,7 @@ async fn answer(door: &Arc<Door>, ready: Ready) -> Result<Response, Refusal> {
     }
     if !dry_run && !replayed {
         metrics::counter!("esh3ar_broadcasts_total", "tenant" => kept.asked.tenant.to_string()).increment(1);
+        door.begun.lock().push(kept.id);
         door.broadcast_begun.notify_one();
     }
     let receipt = Receipt {

@@ -18,9 +18,10 @@ use axum::{
 };
 use futures::future::{BoxFuture, FutureExt as _};
 use http::StatusCode;
+use parking_lot::Mutex;
 use schemas::{
-    Clock, Code, Draft, Limits, MessageId, Priority, Problem, Timestamp,
-    port::{Append, Durability, History, Log, PortError},
+    BroadcastId, Clock, Code, Draft, Limits, MessageId, Priority, Problem, Timestamp,
+    port::{Append, Durability, History, Limiter, Log, PortError},
     record,
 };
 use serde::Serialize;
@@ -36,6 +37,7 @@ use crate::{
     lanes::{self, Lanes},
     quota::{Quotas, Shown},
     single,
+    turns::Turns,
 };
 
 /// What the door is built from.
@@ -51,6 +53,10 @@ pub struct Parts {
     pub limits: Arc<Limits>,
     /// Who is calling.
     pub auth: Arc<Auth>,
+    /// Keeps the quotas.
+    pub limiter: Arc<dyn Limiter>,
+    /// How long another process's broadcast must stand still before this one goes on with it, ms; 0: there is no other.
+    pub take_over_ms: u64,
 }
 
 /// The way in.
@@ -64,6 +70,8 @@ pub struct Door {
     pub(crate) asked: Arc<Notify>,
     /// Told when there is a broadcast to expand.
     pub(crate) broadcast_begun: Arc<Notify>,
+    /// Those that were begun here and not looked at since.
+    pub(crate) begun: Mutex<Vec<BroadcastId>>,
     /// Batches that may still be begun.
     pub(crate) batching: Arc<Semaphore>,
     /// Broadcast requests that may still be read into memory.
@@ -139,10 +147,11 @@ impl Door {
         let door = Arc::new(Self {
             phones: Phones::new(limits),
             keys: Keys::new(limits),
-            quotas: Quotas::new(limits, &parts.clock),
+            quotas: Quotas::new(limits, parts.limiter.clone()),
             lanes: Arc::new(Lanes::new(limits)),
             asked: Arc::new(Notify::new()),
             broadcast_begun: Arc::new(Notify::new()),
+            begun: Mutex::default(),
             batching: Arc::new(Semaphore::new(limits.batches_at_once)),
             broadcasting: Semaphore::new(limits.broadcasts_at_once),
             in_work: AtomicUsize::new(0),
@@ -154,7 +163,8 @@ impl Door {
         let Parts { log, limits, .. } = door.parts.clone();
         let every_ms = limits.door.lane_poll_ms;
         door.tasks.spawn(lanes::watch(log, door.lanes.clone(), every_ms, door.asked.clone(), door.stop.clone()));
-        door.tasks.spawn(expander::run(Arc::downgrade(&door), door.stop.clone()));
+        let turns = Turns::new(door.parts.take_over_ms);
+        door.tasks.spawn(expander::run(Arc::downgrade(&door), turns, door.stop.clone()));
         door
     }
 
@@ -236,14 +246,17 @@ impl Door {
         admitted: Vec<Result<Admitted, Problem>>,
         patient: bool,
     ) -> Answers {
-        let mut slots: Vec<_> = admitted.into_iter().map(|item| self.before_quota(caller, item)).collect();
+        let mut slots = Vec::with_capacity(admitted.len());
+        for item in admitted {
+            slots.push(self.before_quota(caller, item).await);
+        }
         self.hold_to_quota(caller, &mut slots, patient).await;
         self.hold_to_room(caller, &mut slots, patient).await;
         self.append(caller, slots)
     }
 
     /// What needs neither quota nor room: refusals, repeats, dry runs.
-    fn before_quota(&self, caller: &Caller, item: Result<Admitted, Problem>) -> Held {
+    async fn before_quota(&self, caller: &Caller, item: Result<Admitted, Problem>) -> Held {
         let durability = self.parts.log.durability();
         let answered = |id, accepted_at, replayed, dry_run| {
             Held::Done(Ok(Accepted { id, accepted_at, durability, replayed, dry_run }))
@@ -256,7 +269,7 @@ impl Door {
             Err(problem) => Held::Done(Err(problem)),
             Ok(Some(at)) if !dry_run => answered(message.id, at, true, None),
             Ok(_) if dry_run => {
-                let fine = self.quotas.check(caller).map_err(Problem::from);
+                let fine = self.quotas.check(caller).await.map_err(Problem::from);
                 match fine.and_then(|()| self.lanes.check(message.priority, &caller.tenant)) {
                     Ok(()) => answered(message.id, message.accepted_at, false, Some(Arc::new(message))),
                     Err(problem) => Held::Done(Err(problem)),
@@ -271,10 +284,7 @@ impl Door {
         let mut left_ms = if patient { self.parts.limits.door.batch_wait_ms } else { 0 };
         let mut granted = 0;
         while wanting > 0 {
-            let grant = match u32::try_from(wanting).unwrap_or(u32::MAX) {
-                1 => self.quotas.take_one(caller),
-                many => self.quotas.take(caller, many),
-            };
+            let grant = self.quotas.take(caller, u32::try_from(wanting).unwrap_or(u32::MAX)).await;
             granted += grant.count as usize;
             wanting -= (grant.count as usize).min(wanting);
             let Some(violation) = grant.violation else { break };
@@ -453,8 +463,8 @@ async fn get_limits(State(App(door)): State<App>, Authed(caller): Authed) -> Res
         send_at_ahead_ms: message.send_at_ahead_ms,
         retention_ms: message.retention_ms,
     };
-    let all = All { quotas: door.quotas.shown(&caller), lanes: Priority::ALL.map(lane).into(), sizes };
+    let all = All { quotas: door.quotas.shown(&caller).await, lanes: Priority::ALL.map(lane).into(), sizes };
     let mut response = crate::http::json(StatusCode::OK, &all);
-    crate::quota::write_headers(response.headers_mut(), &door.quotas.standing(&caller));
+    crate::quota::write_headers(response.headers_mut(), &door.quotas.standing(&caller).await);
     response
 }

@@ -1,7 +1,8 @@
 //! Turns stored broadcasts into messages, little by little, while their lane has free room (rule 13).
 //!
 //! Each message's id follows from the broadcast and the recipient, and all its bytes from what was stored, so that a chunk that
-//! was appended and not yet noted is appended again after a crash and recognised by the pipeline: nobody is sent two.
+//! was appended and not yet noted is appended again after a crash and recognised by the pipeline: nobody is sent two. Which
+//! process expands which broadcast is said by [`crate::turns`].
 
 use std::{
     sync::{Arc, Weak},
@@ -17,7 +18,7 @@ use schemas::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{door::Door, text};
+use crate::{door::Door, text, turns::Turns};
 
 /// Recipients appended at once: what one commit group holds well.
 const CHUNK: u64 = 500;
@@ -27,13 +28,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const AFTER_FAULT: Duration = Duration::from_secs(1);
 
 /// Expands until told to stop. Holds the door only while it works, so that it does not keep it.
-pub(crate) async fn run(door: Weak<Door>, stop: CancellationToken) {
+pub(crate) async fn run(door: Weak<Door>, mut turns: Turns, stop: CancellationToken) {
     loop {
         let Some(now) = door.upgrade() else { return };
         let (asked, begun) = (now.asked.clone(), now.broadcast_begun.clone());
         let step = tokio::select! {
             () = stop.cancelled() => return,
-            step = step(&now) => step,
+            step = step(&now, &mut turns) => step,
         };
         drop(now);
         let pause = async {
@@ -68,20 +69,47 @@ enum Step {
     Nothing,
 }
 
-/// A chunk of every running broadcast whose lane has room: a short one is not kept waiting by a long one.
-async fn step(door: &Door) -> PortResult<Step> {
-    let running = door.parts.history.running().await?;
-    let mut step = if running.is_empty() { Step::Nothing } else { Step::NoRoom };
+/// A chunk of every running broadcast whose turn is here and whose lane has room: a short one is not kept waiting by a long
+/// one.
+async fn step(door: &Door, turns: &mut Turns) -> PortResult<Step> {
+    let begun = std::mem::take(&mut *door.begun.lock());
+    let running = match door.parts.history.running().await {
+        Ok(running) => running,
+        Err(why) => {
+            // They are still this process's to begin.
+            door.begun.lock().extend(begun);
+            return Err(why);
+        }
+    };
+    turns.keep(|id| running.iter().any(|broadcast| broadcast.id == id));
+    let mut step = Step::Nothing;
     for broadcast in running {
-        if expand(door, &broadcast).await? {
-            step = Step::Went;
+        let (id, own) = (broadcast.id, begun.contains(&broadcast.id));
+        if !turns.is_mine(id, broadcast.expanded, own, door.parts.clock.mono()) {
+            if !has_room(door, &broadcast) {
+                turns.had_no_room(id, door.parts.clock.mono());
+            }
+            continue;
+        }
+        match expand(door, &broadcast).await? {
+            Some(expanded) => {
+                turns.went(id, expanded, door.parts.clock.mono());
+                step = Step::Went;
+            }
+            None if !matches!(step, Step::Went) => step = Step::NoRoom,
+            None => {}
         }
     }
     Ok(step)
 }
 
-/// One chunk. `false` when there was no room.
-async fn expand(door: &Door, broadcast: &Broadcast) -> PortResult<bool> {
+fn has_room(door: &Door, broadcast: &Broadcast) -> bool {
+    let lane = broadcast.asked.draft().ok().and_then(|draft| draft.priority).unwrap_or(Priority::Low);
+    door.lanes.free(lane) > 0
+}
+
+/// One chunk: how far it is then. `None` when there was no room.
+async fn expand(door: &Door, broadcast: &Broadcast) -> PortResult<Option<u64>> {
     let history = &door.parts.history;
     let draft = match broadcast.asked.draft() {
         Ok(draft) => draft,
@@ -90,7 +118,7 @@ async fn expand(door: &Door, broadcast: &Broadcast) -> PortResult<bool> {
     let lane = draft.priority.unwrap_or(Priority::Low);
     let room = door.lanes.free(lane).min(CHUNK);
     if room == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     let phones = history.recipients(broadcast.id, broadcast.expanded, room as usize).await?;
     let records = match records(door, broadcast, &draft, &phones) {
@@ -112,15 +140,15 @@ async fn expand(door: &Door, broadcast: &Broadcast) -> PortResult<bool> {
     }
     match outcomes.into_iter().find_map(Result::err) {
         Some(why) => Err(why),
-        None => Ok(true),
+        None => Ok(Some(expanded)),
     }
 }
 
 /// What was checked when it was accepted cannot be read now: nothing more is sent, and its sender sees it cancelled.
-async fn give_up(door: &Door, broadcast: &Broadcast, problem: &Problem) -> PortResult<bool> {
+async fn give_up(door: &Door, broadcast: &Broadcast, problem: &Problem) -> PortResult<Option<u64>> {
     tracing::error!(broadcast = %broadcast.id, %problem, "a stored broadcast cannot be read; it is cancelled");
     door.parts.history.progress(broadcast.id, broadcast.expanded, BroadcastState::Cancelled).await?;
-    Ok(true)
+    Ok(Some(broadcast.expanded))
 }
 
 fn records(

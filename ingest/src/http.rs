@@ -283,6 +283,11 @@ pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
     if values.next().is_some() {
         return None;
     }
+    trace_text(text)
+}
+
+/// Reads a `traceparent`'s text.
+pub fn trace_text(text: &str) -> Option<&str> {
     let (version, trace, parent, flags) = (text.get(..2)?, text.get(3..35)?, text.get(36..52)?, text.get(53..55)?);
     let lower_hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let dashed = [2, 35, 52].iter().all(|i| text.as_bytes()[*i] == b'-');

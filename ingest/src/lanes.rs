@@ -5,6 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures::{future::try_join_all, try_join};
 use parking_lot::Mutex;
 use schemas::{
     Code, Lane, Partition, Priority, Problem, Tenant, Topic, TopicPartition,
@@ -150,14 +151,14 @@ impl Room {
 pub async fn ask(log: &Arc<dyn Log>, lane: Lane) -> PortResult<u64> {
     let at: Vec<_> =
         (0..log.partitions()).map(|p| TopicPartition { topic: Topic::Lane(lane), partition: Partition(p) }).collect();
-    let committed = log.committed(PIPELINE, &at).await?;
-    let mut waiting = 0;
-    for (at, done) in at.iter().zip(committed) {
-        let (start, end) = log.bounds(*at).await?;
+    // All at once: a log of servers answers them in one go.
+    let bounds = try_join_all(at.iter().map(|at| log.bounds(*at)));
+    let (committed, bounds) = try_join!(log.committed(PIPELINE, &at), bounds)?;
+    let waiting = committed.into_iter().zip(bounds).map(|(done, (start, end))| {
         let done = done.map_or(start, |offset| offset.max(start));
-        waiting += end.0.saturating_sub(done.0);
-    }
-    Ok(waiting)
+        end.0.saturating_sub(done.0)
+    });
+    Ok(waiting.sum())
 }
 
 /// Keeps the lanes' counts true until told to stop.
@@ -175,8 +176,9 @@ pub(crate) async fn watch(
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        for lane in Priority::ALL {
-            match ask(&log, lane).await {
+        let all = futures::future::join_all(Priority::ALL.map(|lane| ask(&log, lane))).await;
+        for (lane, asked) in Priority::ALL.into_iter().zip(all) {
+            match asked {
                 Ok(waiting) => {
                     lanes.settle(lane, waiting);
                     metrics::gauge!("esh3ar_lane_waiting", "lane" => lane.word()).set(waiting as f64);

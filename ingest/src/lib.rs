@@ -4,7 +4,7 @@
 //! its lane ([`lanes`]), named, and appended to the log; it is answered `202` when the log has it durably, and not before.
 //! The way of a message through the files: [`http`] (bytes) ▷ [`auth`] (who) ▷ `single` or [`batch`] ▷ `admission`
 //! (a draft becomes a message or a refusal) ▷ [`door`] (quota, room, append) ▷ log. [`broadcast`] stores many recipients as one and
-//! [`expander`] turns them into messages while the lane has room.
+//! [`expander`] turns them into messages while the lane has room. [`kafka`] reads topics of businesses and goes the same way.
 
 pub mod admission;
 pub mod auth;
@@ -13,12 +13,14 @@ pub mod broadcast;
 pub mod door;
 pub mod expander;
 pub mod http;
+pub mod kafka;
 pub mod known;
 pub mod lanes;
 pub mod quota;
 mod single;
 pub mod split;
 pub mod text;
+mod turns;
 
 #[cfg(test)]
 mod tests;

@@ -1,20 +1,16 @@
-//! Quotas (R5.5): how many messages a person, a tenant's servers and all together may send, by GCRA (`governor`): an even rate
-//! with a burst of one window. Each decision names the policy that refused and when it would not.
+//! Quotas (R5.5): how many messages a person, a tenant's servers and all together may send: an even rate with a burst of one
+//! window. Each decision names the policy that refused and when it would not.
 //!
-//! Time is the product's monotonic clock. Holders are remembered up to a bound; who is forgotten starts anew.
+//! What is left of a quota, and whether other doors take from it too, is the limiter's to know ([`Limiter`]).
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use governor::{
-    Quota, RateLimiter,
-    clock::Clock as _,
-    middleware::StateInformationMiddleware,
-    nanos::Nanos,
-    state::{InMemoryState, NotKeyed, StateStore},
-};
 use http::{HeaderMap, HeaderValue};
-use moka::{policy::EvictionPolicy, sync::Cache};
-use schemas::{Clock, Code, Problem, Tenant, limits::DoorLimits};
+use schemas::{
+    Code, Problem,
+    limits::DoorLimits,
+    port::{Granted, Limiter, Quota},
+};
 use serde::Serialize;
 
 use crate::auth::{Caller, Who};
@@ -110,222 +106,129 @@ pub struct Grant {
     pub violation: Option<Violation>,
 }
 
-/// The product's clock, as governor reads one.
-#[derive(Clone)]
-struct Mono(Arc<dyn Clock>);
-
-impl governor::clock::Clock for Mono {
-    type Instant = Nanos;
-    fn now(&self) -> Nanos {
-        // One more, because a state of zero means "never seen" to governor's store.
-        Nanos::new(self.0.mono().0.saturating_add(1).saturating_mul(1_000_000))
-    }
+/// All quotas of the door.
+pub struct Quotas {
+    limiter: Arc<dyn Limiter>,
+    person_minute: u32,
+    person_hour: u32,
+    server_second: u32,
+    broadcast_minute: u32,
+    /// What all share.
+    system: Rule,
 }
 
-/// States by holder, bounded: the least recently seen is forgotten first.
-#[derive(Clone)]
-struct Holders {
-    cells: Cache<Holder, Arc<InMemoryState>>,
-    /// Reads and writes nothing.
-    peeks: bool,
-}
-
-/// Who holds a quota.
-type Holder = (Option<Tenant>, Option<Who>);
-
-impl StateStore for Holders {
-    type Key = Holder;
-
-    fn measure_and_replace<T, F, E>(&self, key: &Holder, f: F) -> Result<T, E>
-    where
-        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-    {
-        let cell = self.cells.get(key).unwrap_or_else(|| self.cells.get_with(key.clone(), Arc::default));
-        if !self.peeks {
-            return cell.measure_and_replace(&NotKeyed::NonKey, f);
-        }
-        // What a store is told not to keep, it does not: the answer leaves through the error.
-        let looked = cell.measure_and_replace::<(), _, Result<T, E>>(&NotKeyed::NonKey, |was| match f(was) {
-            Ok((value, _)) => Err(Ok(value)),
-            Err(refused) => Err(Err(refused)),
-        });
-        match looked {
-            Err(answer) => answer,
-            // Not reached: the closure above never lets anything be kept.
-            Ok(()) => f(None).map(|(value, _)| value),
-        }
-    }
-}
-
-type Limiter = RateLimiter<Holder, Holders, Mono, StateInformationMiddleware>;
-
-/// One policy with its states.
+/// One quota of one holder.
 struct Rule {
     policy: Policy,
-    quota: u32,
-    takes: Limiter,
-    looks: Limiter,
+    quota: Quota,
 }
 
 impl Rule {
-    fn new(policy: Policy, quota: u32, limits: &DoorLimits, clock: &Arc<dyn Clock>) -> Self {
-        let cells = Cache::builder()
-            .max_capacity(limits.quota_holders)
-            .eviction_policy(EvictionPolicy::lru())
-            .time_to_idle(Duration::from_secs(policy.window_s().max(60)))
-            .build();
-        let burst = NonZeroU32::new(quota).unwrap_or(NonZeroU32::MIN);
-        let every = Duration::from_nanos((policy.window_s() * 1_000_000_000 / u64::from(burst.get())).max(1));
-        let rate = Quota::with_period(every).unwrap_or(Quota::per_second(burst)).allow_burst(burst);
-        let limiter = |peeks| {
-            let store = Holders { cells: cells.clone(), peeks };
-            Limiter::new(rate, store, Mono(clock.clone()))
-        };
-        Self { policy, quota: burst.get(), takes: limiter(false), looks: limiter(true) }
+    /// `holder`: whose it is; the same text on every door.
+    fn new(policy: Policy, tokens: u32, holder: std::fmt::Arguments<'_>) -> Self {
+        let key = format!("{}{holder}", policy.word()).into();
+        let window_ms = policy.window_s() * 1_000;
+        Self { policy, quota: Quota { key, tokens: tokens.max(1), window_ms } }
     }
 
-    fn remaining(&self, holder: &Holder) -> u32 {
-        self.looks.check_key(holder).map_or(0, |snapshot| snapshot.remaining_burst_capacity() + 1)
+    fn violation(&self, retry_after_ms: u64) -> Violation {
+        Violation { policy: self.policy, quota: self.quota.tokens, retry_after_ms: retry_after_ms.max(1) }
     }
 
-    fn take(&self, holder: &Holder, count: u32) -> Result<Standing, Violation> {
-        let Some(count) = NonZeroU32::new(count) else {
-            return Ok(Standing { policy: self.policy, quota: self.quota, remaining: self.remaining(holder) });
-        };
-        let now = self.takes.clock().now();
-        let refused = |ms| Violation { policy: self.policy, quota: self.quota, retry_after_ms: ms };
-        match self.takes.check_key_n(holder, count) {
-            Ok(Ok(snapshot)) => {
-                let remaining = snapshot.remaining_burst_capacity();
-                Ok(Standing { policy: self.policy, quota: self.quota, remaining })
-            }
-            Ok(Err(until)) => {
-                let wait = until.wait_time_from(now);
-                Err(refused(u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)))
-            }
-            Err(_) => Err(refused(self.policy.window_s() * 1_000)),
-        }
-    }
-
-    /// Refuses with the time until one message would be taken.
-    fn violation(&self, holder: &Holder) -> Violation {
-        let now = self.looks.clock().now();
-        let wait = match self.looks.check_key(holder) {
-            Ok(_) => Duration::ZERO,
-            Err(until) => until.wait_time_from(now),
-        };
-        let ms = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1);
-        Violation { policy: self.policy, quota: self.quota, retry_after_ms: ms }
+    fn standing(&self, remaining: u32) -> Standing {
+        Standing { policy: self.policy, quota: self.quota.tokens, remaining }
     }
 }
 
-/// All quotas of the door.
-pub struct Quotas {
-    person_minute: Rule,
-    person_hour: Rule,
-    server_second: Rule,
-    system_second: Rule,
-    broadcast_minute: Rule,
+/// What the limiter is asked for.
+fn of(rules: &[Rule]) -> Vec<Quota> {
+    rules.iter().map(|rule| rule.quota.clone()).collect()
 }
-
-/// The holder of what all share.
-const SYSTEM: Holder = (None, None);
 
 impl Quotas {
-    /// As the limits say.
-    pub fn new(limits: &DoorLimits, clock: &Arc<dyn Clock>) -> Self {
-        let rule = |policy, quota| Rule::new(policy, quota, limits, clock);
+    /// As the limits say, kept by this limiter.
+    pub fn new(limits: &DoorLimits, limiter: Arc<dyn Limiter>) -> Self {
         Self {
-            person_minute: rule(Policy::PersonMinute, limits.person_per_minute),
-            person_hour: rule(Policy::PersonHour, limits.person_per_hour),
-            server_second: rule(Policy::ServerSecond, limits.server_per_second),
-            system_second: rule(Policy::SystemSecond, limits.system_per_second),
-            broadcast_minute: rule(Policy::BroadcastMinute, limits.broadcasts_per_minute),
+            limiter,
+            person_minute: limits.person_per_minute,
+            person_hour: limits.person_per_hour,
+            server_second: limits.server_per_second,
+            broadcast_minute: limits.broadcasts_per_minute,
+            system: Rule::new(Policy::SystemSecond, limits.system_per_second, format_args!("")),
         }
     }
 
-    /// The rules a caller's messages are held against, before those of all.
-    fn own(&self, caller: &Caller) -> (Vec<&Rule>, Holder) {
-        let tenant = Some(caller.tenant.clone());
-        match caller.who {
+    /// The rules a caller's messages are held against, before that of all.
+    fn own(&self, caller: &Caller) -> Vec<Rule> {
+        let (tenant, who) = (&caller.tenant, &caller.who);
+        match who {
             // All keys of a tenant share one quota.
-            Who::Server | Who::Admin => (vec![&self.server_second], (tenant, None)),
-            _ => (vec![&self.person_minute, &self.person_hour], (tenant, Some(caller.who.clone()))),
+            Who::Server | Who::Admin => {
+                vec![Rule::new(Policy::ServerSecond, self.server_second, format_args!("/{tenant}"))]
+            }
+            _ => vec![
+                Rule::new(Policy::PersonMinute, self.person_minute, format_args!("/{tenant}/{who}")),
+                Rule::new(Policy::PersonHour, self.person_hour, format_args!("/{tenant}/{who}")),
+            ],
         }
     }
 
-    /// Takes one message from all quotas that hold for this caller.
-    pub fn take_one(&self, caller: &Caller) -> Grant {
-        let (own, holder) = self.own(caller);
-        let mut rules = own.iter().map(|rule| (*rule, &holder)).chain([(&self.system_second, &SYSTEM)]);
-        match rules.try_for_each(|(rule, holder)| rule.take(holder, 1).map(|_| ())) {
-            Ok(()) => Grant { count: 1, violation: None },
-            Err(violation) => Grant { count: 0, violation: Some(violation) },
-        }
+    fn broadcasts(&self, caller: &Caller) -> Rule {
+        Rule::new(Policy::BroadcastMinute, self.broadcast_minute, format_args!("/{}", caller.tenant))
+    }
+
+    /// The rules that hold for a caller's messages, its own first.
+    fn all(&self, caller: &Caller) -> Vec<Rule> {
+        let mut rules = self.own(caller);
+        rules.push(Rule { policy: self.system.policy, quota: self.system.quota.clone() });
+        rules
     }
 
     /// Takes up to `count` messages from all quotas that hold for this caller.
-    pub fn take(&self, caller: &Caller, count: u32) -> Grant {
-        let (own, holder) = self.own(caller);
-        let rules = || own.iter().map(|rule| (*rule, &holder)).chain([(&self.system_second, &SYSTEM)]);
-        let mut violation = None;
-        // Others take at the same time: what was there a moment ago may be gone. A few tries, then the refusal stands.
-        for _ in 0..4 {
-            let mut granted = count;
-            for (rule, holder) in rules() {
-                let left = rule.remaining(holder);
-                if left < granted {
-                    granted = left;
-                    violation = Some(rule.violation(holder));
-                }
-            }
-            if granted == 0 {
-                break;
-            }
-            match rules().try_for_each(|(rule, holder)| rule.take(holder, granted).map(|_| ())) {
-                Ok(()) => {
-                    let violation = violation.filter(|_| granted < count);
-                    return Grant { count: granted, violation };
-                }
-                Err(refused) => violation = Some(refused),
-            }
-        }
-        Grant { count: 0, violation }
+    pub async fn take(&self, caller: &Caller, count: u32) -> Grant {
+        let rules = self.all(caller);
+        let Granted { count, refused } = self.limiter.take(&of(&rules), count).await;
+        let violation = refused.and_then(|(place, wait)| rules.get(place).map(|rule| rule.violation(wait)));
+        Grant { count, violation }
     }
 
     /// Why a message would be refused now; for dry runs.
-    pub fn check(&self, caller: &Caller) -> Result<(), Violation> {
-        let (own, holder) = self.own(caller);
-        let mut rules = own.iter().map(|rule| (*rule, &holder)).chain([(&self.system_second, &SYSTEM)]);
-        match rules.find(|(rule, holder)| rule.remaining(holder) == 0) {
-            Some((rule, holder)) => Err(rule.violation(holder)),
+    pub async fn check(&self, caller: &Caller) -> Result<(), Violation> {
+        let rules = self.all(caller);
+        let stand = self.limiter.look(&of(&rules)).await;
+        match rules.iter().zip(stand).find(|(_, stand)| stand.remaining == 0) {
+            Some((rule, stand)) => Err(rule.violation(stand.wait_ms)),
             None => Ok(()),
         }
     }
 
     /// Takes one broadcast of a tenant.
-    pub fn take_broadcast(&self, caller: &Caller) -> Result<(), Violation> {
-        self.broadcast_minute.take(&(Some(caller.tenant.clone()), None), 1).map(|_| ())
+    pub async fn take_broadcast(&self, caller: &Caller) -> Result<(), Violation> {
+        let rule = self.broadcasts(caller);
+        match self.limiter.take(std::slice::from_ref(&rule.quota), 1).await.refused {
+            Some((_, wait)) => Err(rule.violation(wait)),
+            None => Ok(()),
+        }
     }
 
     /// Where a caller stands with what is its own.
-    pub fn standing(&self, caller: &Caller) -> Vec<Standing> {
-        let (own, holder) = self.own(caller);
-        let stand =
-            |rule: &&Rule| Standing { policy: rule.policy, quota: rule.quota, remaining: rule.remaining(&holder) };
-        own.iter().map(stand).collect()
+    pub async fn standing(&self, caller: &Caller) -> Vec<Standing> {
+        self.stand(&self.own(caller)).await
+    }
+
+    async fn stand(&self, rules: &[Rule]) -> Vec<Standing> {
+        let stand = self.limiter.look(&of(rules)).await;
+        rules.iter().zip(stand).map(|(rule, stand)| rule.standing(stand.remaining)).collect()
     }
 
     /// Everything that holds for a caller, for `GET /v1/limits`. What is left of what all share is nobody's to know.
-    pub fn shown(&self, caller: &Caller) -> Vec<Shown> {
-        let mut all: Vec<_> = self.standing(caller).iter().map(Shown::from).collect();
+    pub async fn shown(&self, caller: &Caller) -> Vec<Shown> {
+        let mut rules = self.own(caller);
         if caller.can.broadcast && caller.is_business() {
-            let rule = &self.broadcast_minute;
-            let remaining = rule.remaining(&(Some(caller.tenant.clone()), None));
-            all.push(Shown::from(&Standing { policy: rule.policy, quota: rule.quota, remaining }));
+            rules.push(self.broadcasts(caller));
         }
-        let system = &self.system_second;
-        let all_share = Standing { policy: system.policy, quota: system.quota, remaining: 0 };
+        let mut all: Vec<_> = self.stand(&rules).await.iter().map(Shown::from).collect();
+        let all_share = self.system.standing(0);
         all.push(Shown { remaining: None, reset_s: None, ..Shown::from(&all_share) });
         all
     }

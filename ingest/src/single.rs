@@ -59,7 +59,7 @@ pub(crate) async fn post_message(
         Some(Err(problem)) => Refusal(problem).into_response(),
         None => Refusal(Problem::new(schemas::Code::Internal, "the message got no answer")).into_response(),
     };
-    quota::write_headers(response.headers_mut(), &door.quotas.standing(&caller));
+    quota::write_headers(response.headers_mut(), &door.quotas.standing(&caller).await);
     Ok(response)
 }
 

@@ -12,16 +12,16 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::TryRngCore;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::Failure;
+use crate::{compose::Role, exit::Failure};
 
-/// Where a running server listens.
+/// Where a running process listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// HOST:PORT of the public listener.
+    /// HOST:PORT of the public listener; empty where its role has none.
     pub listen: String,
     /// HOST:PORT of the administrators' listener.
     pub admin: String,
-    /// The server's process.
+    /// The process.
     pub pid: u32,
 }
 
@@ -30,8 +30,12 @@ pub fn key_path(data: &Path) -> PathBuf {
     data.join("signing.key")
 }
 
-fn endpoint_path(data: &Path) -> PathBuf {
-    data.join("endpoint.json")
+/// Several processes may share a folder that keeps nothing but the key: one word for each role.
+fn endpoint_path(data: &Path, role: Role) -> PathBuf {
+    match role {
+        Role::All => data.join("endpoint.json"),
+        role => data.join(format!("endpoint.{}.json", role.word())),
+    }
 }
 
 /// Makes the data folder where there is none, and checks that it can be written to.
@@ -80,35 +84,59 @@ pub fn key(data: &Path) -> Result<Vec<u8>, Failure> {
     rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(|why| cannot(&why))?;
     let key = URL_SAFE_NO_PAD.encode(random).into_bytes();
     // Under another name first: a crash in between leaves no half of a key.
-    let fresh = data.join("signing.key.new");
+    let fresh = data.join(format!("signing.key.{}", std::process::id()));
     let _ = std::fs::remove_file(&fresh);
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).map_err(|why| cannot(&why))?;
     file.write_all(&key).and_then(|()| file.sync_all()).map_err(|why| cannot(&why))?;
-    std::fs::rename(&fresh, &path).and_then(|()| File::open(data)?.sync_all()).map_err(|why| cannot(&why))?;
+    // A link and not a renaming: where two processes begin at once, the first one's key is both's.
+    let linked = std::fs::hard_link(&fresh, &path);
+    let _ = std::fs::remove_file(&fresh);
+    match linked {
+        Ok(()) => {}
+        Err(why) if why.kind() == ErrorKind::AlreadyExists => {
+            return read_key(data)?.ok_or_else(|| cannot(&"another process took it away"));
+        }
+        Err(why) => return Err(cannot(&why)),
+    }
+    File::open(data).and_then(|folder| folder.sync_all()).map_err(|why| cannot(&why))?;
     Ok(key)
 }
 
-/// Leaves word where the server listens. Not being able to costs convenience only.
-pub fn write_endpoint(data: &Path, endpoint: &Endpoint) {
+/// Leaves word where the process listens, where it has a folder. Not being able to costs convenience only.
+pub fn write_endpoint(data: &Path, role: Role, endpoint: &Endpoint) {
+    if !data.is_dir() {
+        return;
+    }
     let write = || {
-        let fresh = data.join("endpoint.json.new");
+        let fresh = data.join(format!("endpoint.{}.new", std::process::id()));
         std::fs::write(&fresh, serde_json::to_vec(endpoint)?)?;
-        std::fs::rename(&fresh, endpoint_path(data))
+        std::fs::rename(&fresh, endpoint_path(data, role))
     };
     if let Err(why) = write() {
-        tracing::warn!(%why, "endpoint.json could not be written; clients need --url");
+        tracing::warn!(%why, "the word where this process listens could not be written; clients need --url");
     }
 }
 
-/// Where the server of a folder listens, as it said when it started.
-pub fn read_endpoint(data: &Path) -> Option<Endpoint> {
-    serde_json::from_slice(&std::fs::read(endpoint_path(data)).ok()?).ok()
+/// Where the process of a folder listens, as it said when it started: that of the first of these roles which left word. A
+/// word whose process has ended without taking it back counts only where there is no other.
+pub fn read_endpoint(data: &Path, roles: &[Role]) -> Option<Endpoint> {
+    let read = |role: &Role| serde_json::from_slice(&std::fs::read(endpoint_path(data, *role)).ok()?).ok();
+    let words: Vec<Endpoint> = roles.iter().filter_map(read).collect();
+    words.iter().find(|word| lives(word.pid)).or_else(|| words.first()).cloned()
 }
 
-/// Takes the word back.
-pub fn remove_endpoint(data: &Path) {
-    let _ = std::fs::remove_file(endpoint_path(data));
+fn lives(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    // Another user's process lives too, and may not be asked.
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+/// Takes the word back, where it is still this process's.
+pub fn remove_endpoint(data: &Path, role: Role) {
+    if read_endpoint(data, &[role]).is_some_and(|word| word.pid == std::process::id()) {
+        let _ = std::fs::remove_file(endpoint_path(data, role));
+    }
 }
 
 #[cfg(test)]
@@ -146,12 +174,19 @@ mod tests {
     fn an_endpoint_reads_back_and_goes() {
         let folder = Folder::new();
         prepare(&folder.0).unwrap();
-        assert_eq!(read_endpoint(&folder.0), None);
-        let endpoint = Endpoint { listen: "127.0.0.1:1".into(), admin: "127.0.0.1:2".into(), pid: 3 };
-        write_endpoint(&folder.0, &endpoint);
-        assert_eq!(read_endpoint(&folder.0), Some(endpoint));
-        remove_endpoint(&folder.0);
-        assert_eq!(read_endpoint(&folder.0), None);
+        let both = [Role::All, Role::Gateway];
+        assert_eq!(read_endpoint(&folder.0, &both), None);
+        let endpoint = |pid| Endpoint { listen: "127.0.0.1:1".into(), admin: "127.0.0.1:2".into(), pid };
+        let own = endpoint(std::process::id());
+        // Left behind by a process that was killed: no process has this number.
+        write_endpoint(&folder.0, Role::All, &endpoint(i32::MAX as u32));
+        write_endpoint(&folder.0, Role::Gateway, &own);
+        assert_eq!(read_endpoint(&folder.0, &both), Some(own));
+        for role in both {
+            remove_endpoint(&folder.0, role);
+        }
+        assert_eq!(read_endpoint(&folder.0, &both), Some(endpoint(i32::MAX as u32)), "not this process's to remove");
+        assert_eq!(read_endpoint(&folder.0, &[Role::Gateway]), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 pub mod admin;
 pub mod bench;
-mod child;
+pub mod child;
 pub mod cli;
 pub mod clock;
 pub mod compose;

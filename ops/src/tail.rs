@@ -5,9 +5,8 @@ use std::{collections::VecDeque, str::FromStr, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
 use schemas::{
-    Fact, Message, Offset, Partition, Tenant, Topic, TopicPartition, codec,
+    ChatCommand, Fact, Message, Offset, Partition, Tenant, Topic, TopicPartition, codec,
     ids::Sender,
-    message::Kind,
     port::{Dead, Fetch, Log, PortResult, Record},
     record::{Again, LaneRecord},
 };
@@ -125,6 +124,7 @@ pub fn decode(record: &Record, only: Option<&Tenant>) -> Option<Value> {
         Topic::Lane(_) => match codec::decode::<LaneRecord>(&record.body) {
             Ok(LaneRecord::Accepted(message)) if is_ours(message.tenant()) => json!({ "accepted": accepted(&message) }),
             Ok(LaneRecord::Again(name)) if is_ours(&name.inbox.user.tenant) => json!({ "again": again(&name) }),
+            Ok(LaneRecord::Chat(asked)) if is_ours(&asked.pair.tenant) => json!({ "chat": chat(&asked) }),
             Ok(_) => return None,
             Err(why) => unreadable(&why, only)?,
         },
@@ -166,6 +166,17 @@ fn unreadable(why: &dyn std::fmt::Display, only: Option<&Tenant>) -> Option<Valu
     only.is_none().then(|| json!({ "unreadable": why.to_string() }))
 }
 
+/// A command of chat, without what anybody says.
+fn chat(asked: &ChatCommand) -> Value {
+    json!({
+        "id": asked.id,
+        "conversation_id": asked.pair.id(),
+        "by": sender(&asked.by, &asked.pair.tenant),
+        "command": asked.command.word(),
+        "accepted_at": asked.accepted_at,
+    })
+}
+
 /// A sender that names nobody.
 fn sender(from: &Sender, tenant: &Tenant) -> String {
     match from {
@@ -177,7 +188,7 @@ fn sender(from: &Sender, tenant: &Tenant) -> String {
 fn accepted(message: &Message) -> Value {
     json!({
         "id": message.id,
-        "kind": match message.kind { Kind::OneWay => "one_way", Kind::Chat(_) => "chat" },
+        "kind": message.kind.word(),
         "from": sender(&message.from, message.tenant()),
         "to": message.to.redacted(),
         "priority": message.priority,
@@ -246,7 +257,7 @@ mod tests {
     fn message() -> Message {
         Message {
             id: MessageId::fresh(Timestamp(5)),
-            kind: Kind::OneWay,
+            kind: schemas::Kind::OneWay,
             from: Sender::Server,
             to: format!("acme/{NUMBER}").parse().unwrap(),
             priority: Priority::High,

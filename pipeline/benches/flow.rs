@@ -107,7 +107,10 @@ impl Consumer for Reader {
 struct Yes {
     taken: AtomicU64,
     moved: Notify,
+    talks: schemas::port::Talks,
 }
+
+schemas::answers_from_talks!(Yes, talks);
 
 #[async_trait]
 impl Inboxes for Yes {
@@ -307,7 +310,7 @@ async fn once(per_fetch: usize) -> Duration {
         Record { at: append.at, offset, appended_at, headers: append.headers, body: append.body }
     });
     let tape = Arc::new(Tape { records: records.collect(), asked: Semaphore::new(0) });
-    let yes = Arc::new(Yes { taken: AtomicU64::new(0), moved: Notify::new() });
+    let yes = Arc::new(Yes { taken: AtomicU64::new(0), moved: Notify::new(), talks: Default::default() });
     let mut limits = Limits::default();
     limits.flow.fetch_records = per_fetch;
     let parts = Parts {

@@ -15,7 +15,7 @@ use schemas::{
     MessageId, Offset, Partition, Priority, Tenant, Topic, TopicPartition, codec,
     limits::PAGE_MAX,
     port::{Fetch, Group, History, Log, PortResult, Record},
-    record::{LaneRecord, is_again},
+    record::{LaneRecord, is_again, is_chat},
     status::Status,
 };
 use serde::{Deserialize, Serialize};
@@ -177,7 +177,7 @@ async fn read_lane(
         let records = log.read(at, next, PAGE).await?;
         let Some(last) = records.last() else { break };
         let read_to = last.offset.next();
-        for record in records.into_iter().filter(|record| record.offset < end && !is_again(&record.body)) {
+        for record in records.into_iter().filter(|record| record.offset < end && !is_again(&record.body) && !is_chat(&record.body)) {
             let is_before = record.offset < committed;
             let Some((tenant, id)) = named(record) else {
                 unreadable += 1;
@@ -201,7 +201,7 @@ fn named(record: Record) -> Option<(Tenant, MessageId)> {
     }
     match codec::decode(&record.body).ok()? {
         LaneRecord::Accepted(message) => Some((message.to.tenant, message.id)),
-        LaneRecord::Again(_) => None,
+        LaneRecord::Again(_) | LaneRecord::Chat(_) => None,
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) fn lane_record(record: &Record, epoch: Epoch, replay: bool, now: Time
             Work::Fresh(Fresh { message: Arc::new(message), replay, end: None, conflict: false, due: None })
         }
         Ok(LaneRecord::Again(again)) => Work::Again(Box::new(again)),
+        Ok(LaneRecord::Chat(_)) => Work::Dead(Box::new(unreadable(record, &Unreadable::Form, now))),
         Err(why) => Work::Dead(Box::new(unreadable(record, &why, now))),
     };
     Item { partition: record.at.partition, epoch, work }

@@ -106,6 +106,17 @@ impl Effects {
         }
     }
 
+    /// Drops what belongs to these partitions: they are another owner's.
+    pub(crate) fn drop_of(&mut self, gone: &[Partition]) {
+        if gone.is_empty() {
+            return;
+        }
+        self.facts.retain(|fact| !gone.contains(&fact.inbox.partition));
+        self.again.retain(|(_, again)| !gone.contains(&again.inbox.partition));
+        self.dead.retain(|dead| !gone.contains(&dead.inbox.partition));
+        self.done.retain(|due| !gone.contains(&due.partition));
+    }
+
     /// Whether there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
         self.facts.is_empty() && self.again.is_empty() && self.dead.is_empty() && self.done.is_empty()

@@ -27,6 +27,8 @@ pub struct Gauges {
     pub retries_waiting: u64,
     /// Acknowledgements waited for.
     pub armed: u64,
+    /// Users whose place could not be asked, to be offered their newest message once it can.
+    pub unlocated: u64,
 }
 
 /// The counters behind them.
@@ -35,6 +37,7 @@ pub(crate) struct Counters {
     lanes: [PerLane; 3],
     pub(crate) retries_waiting: AtomicU64,
     pub(crate) armed: AtomicU64,
+    pub(crate) unlocated: AtomicU64,
 }
 
 /// Those of one lane.
@@ -82,6 +85,7 @@ impl Counters {
             }
         }
         sum.armed += self.armed.load(Ordering::Relaxed);
+        sum.unlocated += self.unlocated.load(Ordering::Relaxed);
         sum.retries_waiting += self.retries_waiting.load(Ordering::Relaxed);
     }
 }

@@ -9,7 +9,7 @@ use schemas::{MessageId, Millis};
 use crate::ages::Ages;
 
 /// Ids on their way to a socket, and ids taken back.
-pub struct Handed(Mutex<Sides>);
+pub(crate) struct Handed(Mutex<Sides>);
 
 struct Sides {
     handed: Ages<MessageId, ()>,
@@ -18,16 +18,16 @@ struct Sides {
 
 impl Handed {
     /// How long an id is held, ms: a delivery has met its deadline and its facts were read long before.
-    pub const KEEP_MS: u64 = 60_000;
+    pub(crate) const KEEP_MS: u64 = 60_000;
 
     /// Holds at most so many ids of each side.
-    pub fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         let ages = || Ages::new(most, Self::KEEP_MS);
         Self(Mutex::new(Sides { handed: ages(), withdrawn: ages() }))
     }
 
     /// The flow is about to give it to dispatch. False: it was withdrawn, and must not be given.
-    pub fn hand(&self, id: MessageId, now: Millis) -> bool {
+    pub(crate) fn hand(&self, id: MessageId, now: Millis) -> bool {
         let sides = &mut *self.0.lock();
         sides.withdrawn.at(now);
         sides.handed.at(now);
@@ -39,7 +39,7 @@ impl Handed {
     }
 
     /// Its sender takes it back. False: it was handed already, and it is too late.
-    pub fn withdraw(&self, id: MessageId, now: Millis) -> bool {
+    pub(crate) fn withdraw(&self, id: MessageId, now: Millis) -> bool {
         let sides = &mut *self.0.lock();
         sides.withdrawn.at(now);
         sides.handed.at(now);
@@ -51,7 +51,7 @@ impl Handed {
     }
 
     /// What became of it is known (it was sent, or nobody was there): it need not be held any more.
-    pub fn sent(&self, id: MessageId) {
+    pub(crate) fn sent(&self, id: MessageId) {
         self.0.lock().handed.remove(&id);
     }
 }

@@ -1,8 +1,8 @@
 //! Intake: the task of an instance that owns its consumer. Reads, feeds the lanes' flows and the settler, and commits.
 //!
-//! Promises that an offset is committed only when everything behind it is done ([`Ledger`]), that what is in flight stays
-//! within its bounds (the partitions of a lane at its bound are paused), that a retry waits out its tier without holding
-//! anything else, and that a partition is given up only after what was fed of it is done or the drain time has passed.
+//! Promises that an offset is committed only when everything behind it is done ([`Ledger`]) and the partition is still held
+//! ([`Ownership`]), that what is in flight stays within its bounds (the partitions of a lane at its bound are paused), and
+//! that a retry waits out its tier without holding anything else. Partitions come and go while the others go on (`owning`).
 
 mod owning;
 
@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Durati
 use futures::{FutureExt as _, future::BoxFuture};
 use schemas::{
     Clock, Epoch, Lane, Limits, Millis, Offset, Partition, Priority, Topic, TopicPartition,
-    port::{Consumer, DueKind, Event, Fetch, Group, History, Log, Record},
+    port::{Consumer, DueKind, Event, Fetch, Group, History, Log, PortError, Record},
     tier::Tier,
 };
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -19,10 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     decode,
+    gate::Gates,
     gauges::Counters,
     item::{DueItem, Fresh, Item, Work},
-    ledger::Ledger,
+    ledger::{Fed, Ledger},
     operators::source::Feed,
+    ownership::Ownership,
     progress::Progress,
     settle::SettlerHandle,
     tiers::{Held, Tiers},
@@ -42,6 +44,7 @@ fn topics() -> Vec<Topic> {
 }
 
 /// What an intake works with.
+#[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) history: Arc<dyn History>,
@@ -49,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) limits: Arc<Limits>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) ownership: Arc<Ownership>,
+    pub(crate) gates: Arc<Gates>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -72,19 +77,30 @@ struct Owned {
 #[derive(Default)]
 struct Gathered {
     items: Vec<Item>,
-    bytes: usize,
-    ends: Vec<(TopicPartition, Offset)>,
+    fed: Fed,
 }
 
 impl Gathered {
     fn add(&mut self, at: TopicPartition, next: Offset, item: Item) {
-        self.bytes += item.weight();
-        self.items.push(item);
+        self.push(item);
         // Records of a partition come together: the last one is nearly always it.
-        match self.ends.last_mut() {
+        match self.fed.ends.last_mut() {
             Some(last) if last.0 == at => last.1 = next,
-            _ => self.ends.push((at, next)),
+            _ => self.fed.ends.push((at, next)),
         }
+    }
+
+    fn add_due(&mut self, item: Item) {
+        if !self.fed.due.contains(&item.partition) {
+            self.fed.due.push(item.partition);
+        }
+        self.push(item);
+    }
+
+    fn push(&mut self, item: Item) {
+        self.fed.count += 1;
+        self.fed.bytes += item.weight();
+        self.items.push(item);
     }
 }
 
@@ -95,9 +111,10 @@ pub(crate) struct Gone;
 /// What happens next.
 enum Next {
     Stop,
-    Event(Result<Event, schemas::port::PortError>),
+    Event(Result<Event, PortError>),
     Due(Vec<DueItem>),
-    Taken,
+    Taken(Vec<Partition>),
+    TakenOver(owning::TakenOver),
     Look,
 }
 
@@ -110,9 +127,12 @@ pub(crate) struct Intake {
     due: Receiver<Vec<DueItem>>,
     ledger: Ledger,
     tiers: Tiers,
+    /// Those that are fed, and those of them that are being given up.
     owned: BTreeMap<Partition, Owned>,
-    /// The settler is full: `outcomes` is paused until it has taken these.
-    taking: Option<BoxFuture<'static, ()>>,
+    owning: owning::Owning,
+    /// What the settler is still to be given; until it has taken that, `outcomes` is paused. Gives partitions that it has
+    /// settled to the end because they are given up.
+    taking: Option<BoxFuture<'static, Vec<Partition>>>,
     uncommitted: BTreeMap<TopicPartition, Offset>,
     committed_at: Millis,
 }
@@ -137,6 +157,7 @@ impl Intake {
             ledger: Ledger::default(),
             tiers: Tiers::default(),
             owned: BTreeMap::new(),
+            owning: owning::Owning::default(),
             taking: None,
             uncommitted: BTreeMap::new(),
             committed_at: parts.clock.mono(),
@@ -147,14 +168,16 @@ impl Intake {
             match intake.next().await {
                 Next::Stop => return intake.leave().await,
                 Next::Event(Ok(Event::Records(records))) => intake.records(records).await?,
-                Next::Event(Ok(Event::Assigned(partitions))) => intake.assigned(partitions).await,
-                Next::Event(Ok(Event::Revoked(partitions))) => intake.revoked(partitions).await,
+                Next::Event(Ok(Event::Assigned(partitions))) => intake.assigned(partitions),
+                Next::Event(Ok(Event::Revoked(partitions))) => intake.revoked(&partitions),
                 Next::Event(Err(why)) => {
                     tracing::warn!(%why, "the log cannot be read: trying again");
+                    intake.unreadable(&why);
                     tokio::time::sleep(Duration::from_millis(intake.flow().commit_every_ms)).await;
                 }
                 Next::Due(rows) => intake.due(rows).await?,
-                Next::Taken => intake.settler_has_room(),
+                Next::Taken(settled) => intake.settler_has_room(settled),
+                Next::TakenOver(taken) => intake.taken_over(taken),
                 Next::Look => {}
             }
         }
@@ -167,7 +190,8 @@ impl Intake {
     /// Waits for what comes next.
     async fn next(&mut self) -> Next {
         let now = self.parts.clock.mono();
-        let tick = if self.ledger.is_empty() && self.uncommitted.is_empty() {
+        let going = !self.owning.is_still();
+        let tick = if self.ledger.is_empty() && self.uncommitted.is_empty() && !going {
             self.committed_at.plus(IDLE_LOOK_MS)
         } else {
             self.committed_at.plus(self.flow().commit_every_ms)
@@ -176,7 +200,7 @@ impl Intake {
         let look = tokio::time::sleep(Duration::from_millis(retry.map_or(tick, |due| due.min(tick)).since(now)));
         let max = Fetch { records: self.flow().fetch_records, bytes: self.flow().fetch_bytes };
         let crowded = self.lanes.iter().any(|lane| lane.paused);
-        let Self { parts, consumer, due, taking, .. } = self;
+        let Self { parts, consumer, due, taking, owning, .. } = self;
         let taken = async {
             match taking {
                 Some(taking) => taking.await,
@@ -185,10 +209,12 @@ impl Intake {
         };
         tokio::select! {
             () = parts.stop.cancelled() => Next::Stop,
-            () = taken => Next::Taken,
+            settled = taken => Next::Taken(settled),
+            taken = owning.next_taken_over() => Next::TakenOver(taken),
+            () = parts.ownership.told() => Next::Look,
             event = consumer.poll(max) => Next::Event(event),
             Some(rows) = due.recv(), if !crowded => Next::Due(rows),
-            () = parts.progress.moved(), if crowded => Next::Look,
+            () = parts.progress.moved(), if crowded || going => Next::Look,
             () = look => Next::Look,
         }
     }
@@ -197,6 +223,7 @@ impl Intake {
     /// committed.
     async fn look(&mut self) -> Result<(), Gone> {
         self.catch_up();
+        self.forget_lost();
         self.balance();
         self.retries().await?;
         let now = self.parts.clock.mono();
@@ -205,6 +232,7 @@ impl Intake {
             self.commit().await;
             self.tell();
         }
+        self.give_up(now).await;
         Ok(())
     }
 
@@ -231,7 +259,8 @@ impl Intake {
                 self.consumer.resume(&at);
             }
         }
-        self.parts.progress.await_moves(self.lanes.iter().any(|lane| lane.paused));
+        let awaited = self.lanes.iter().any(|lane| lane.paused) || !self.owning.is_still();
+        self.parts.progress.await_moves(awaited);
     }
 
     fn of_topic(&self, topic: Topic) -> Vec<TopicPartition> {
@@ -245,7 +274,7 @@ impl Intake {
         if taken.is_empty() && empty.is_empty() {
             return Ok(());
         }
-        let mut lanes = [const { Gathered { items: Vec::new(), bytes: 0, ends: Vec::new() } }; 3];
+        let mut lanes: [Gathered; 3] = Default::default();
         for (at, held) in taken {
             lanes[index(held.lane)].add(at, held.next, held.item);
         }
@@ -260,7 +289,9 @@ impl Intake {
         let mut lanes: [Gathered; 3] = Default::default();
         let (mut outcomes, mut waiting) = (Vec::new(), Vec::new());
         for record in records {
-            let Some(owned) = self.owned.get(&record.at.partition) else { continue };
+            // What is being given up is not fed any more: its next owner reads it again.
+            let fed = self.owned.get(&record.at.partition).filter(|_| !self.owning.goes(record.at.partition));
+            let Some(owned) = fed else { continue };
             let next = record.offset.next();
             match record.at.topic {
                 Topic::Lane(lane) => {
@@ -291,37 +322,52 @@ impl Intake {
 
     /// Gives facts to the settler. Where it has no room, `outcomes` is paused and nothing else waits for it.
     fn outcomes(&mut self, records: Vec<Record>) {
-        let (settler, before) = (self.settler.clone(), self.taking.take());
-        let mut taking = async move {
-            if let Some(before) = before {
-                before.await;
-            }
+        let settler = self.settler.clone();
+        self.tell_settler(async move {
             settler.take(records).await;
+            Vec::new()
+        });
+    }
+
+    /// Tells the settler something, after what it was told before.
+    fn tell_settler(&mut self, order: impl Future<Output = Vec<Partition>> + Send + 'static) {
+        let before = self.taking.take();
+        let mut taking = async move {
+            let mut settled = match before {
+                Some(before) => before.await,
+                None => Vec::new(),
+            };
+            settled.extend(order.await);
+            settled
         }
         .boxed();
-        if (&mut taking).now_or_never().is_none() {
-            self.consumer.pause(&self.of_topic(Topic::Outcomes));
-            self.taking = Some(taking);
+        match (&mut taking).now_or_never() {
+            Some(settled) => self.owning.settled(&settled),
+            None => {
+                self.consumer.pause(&self.of_topic(Topic::Outcomes));
+                self.taking = Some(taking);
+            }
         }
     }
 
-    fn settler_has_room(&mut self) {
+    fn settler_has_room(&mut self, settled: Vec<Partition>) {
         self.taking = None;
+        self.owning.settled(&settled);
         self.consumer.resume(&self.of_topic(Topic::Outcomes));
     }
 
     /// Feeds scheduled messages that are due into their lanes. They have no offset: their rows say that they are not done.
     async fn due(&mut self, rows: Vec<DueItem>) -> Result<(), Gone> {
         let mut lanes: [Gathered; 3] = Default::default();
-        for DueItem { due } in rows {
-            let Some(owned) = self.owned.get(&due.partition) else { continue };
+        for DueItem { due, epoch } in rows {
+            if self.owning.goes(due.partition) || self.owned.get(&due.partition).is_none_or(|o| o.epoch != epoch) {
+                continue;
+            }
             let DueKind::Send(message) = due.kind.clone() else { continue };
             let (lane, partition) = (message.priority, due.partition);
             let due = Some(Box::new(due));
             let work = Work::Fresh(Fresh { message, replay: false, end: None, conflict: false, due });
-            let item = Item { partition, epoch: owned.epoch, work };
-            lanes[index(lane)].bytes += item.weight();
-            lanes[index(lane)].items.push(item);
+            lanes[index(lane)].add_due(Item { partition, epoch, work });
         }
         self.feed(lanes).await
     }
@@ -329,14 +375,14 @@ impl Intake {
     /// Feeds the lanes, an epoch each.
     async fn feed(&mut self, lanes: [Gathered; 3]) -> Result<(), Gone> {
         for (lane, gathered) in Priority::ALL.into_iter().zip(lanes) {
-            let Gathered { items, bytes, ends } = gathered;
+            let Gathered { items, fed } = gathered;
             if items.is_empty() {
                 continue;
             }
             let of = &mut self.lanes[index(lane)];
             let epoch = of.epoch;
             of.epoch += 1;
-            self.ledger.fed(lane, epoch, (items.len(), bytes), ends);
+            self.ledger.fed(lane, epoch, fed);
             // The bound on what is in flight is above; this one only keeps a stalled thread from being fed for ever.
             of.feeds.send(Feed { epoch, items }).await.map_err(|_| Gone)?;
             of.bell.ring();
@@ -344,18 +390,51 @@ impl Intake {
         Ok(())
     }
 
-    /// Commits what is done.
+    /// Commits what is done, of partitions that are still held: what was dropped because they were lost counts as done in
+    /// the ledger, and it does so only after they stopped being held.
     async fn commit(&mut self) {
         let done = self.ledger.done().into_iter().chain(self.settler.done());
-        self.uncommitted.extend(done.filter(|(at, _)| self.owned.contains_key(&at.partition)));
+        self.uncommitted.extend(done);
+        let (owned, ownership) = (&self.owned, &self.parts.ownership);
+        let held = |partition| owned.get(&partition).is_some_and(|owned| ownership.holds(partition, owned.epoch));
+        self.uncommitted.retain(|at, _| held(at.partition));
         if self.uncommitted.is_empty() {
             return;
         }
         let offsets: Vec<_> = self.uncommitted.iter().map(|(at, next)| (*at, *next)).collect();
-        match self.consumer.commit(&offsets).await {
+        match self.commit_within(&offsets).await {
             Ok(()) => self.uncommitted.clear(),
+            Err(PortError::Fenced(_) | PortError::Rejected(_)) => self.commit_one_by_one(&offsets).await,
             // It is kept and tried again; at worst it is done again after a restart.
             Err(why) => tracing::warn!(%why, "offsets could not be committed"),
+        }
+    }
+
+    async fn commit_within(&mut self, offsets: &[(TopicPartition, Offset)]) -> Result<(), PortError> {
+        // Half of what leaving may take, so that a log that hangs does not use up all of it.
+        let within = Duration::from_millis(self.flow().drain_ms / 2);
+        let answer = tokio::time::timeout(within, self.consumer.commit(offsets)).await;
+        answer.unwrap_or_else(|_| Err(PortError::Unknown("the log did not answer in time".into())))
+    }
+
+    /// One of them is not this member's any more: the others must not wait for it.
+    async fn commit_one_by_one(&mut self, offsets: &[(TopicPartition, Offset)]) {
+        let mut by_partition = BTreeMap::<Partition, Vec<_>>::new();
+        offsets.iter().for_each(|(at, next)| by_partition.entry(at.partition).or_default().push((*at, *next)));
+        for (partition, offsets) in by_partition {
+            match self.commit_within(&offsets).await {
+                Err(why @ (PortError::Fenced(_) | PortError::Rejected(_))) => {
+                    if let Some(owned) = self.owned.get(&partition) {
+                        self.parts.ownership.lost(partition, owned.epoch, &why);
+                    }
+                }
+                Err(why) => {
+                    tracing::warn!(%why, "offsets could not be committed");
+                    continue;
+                }
+                Ok(()) => {}
+            }
+            self.uncommitted.retain(|at, _| at.partition != partition);
         }
     }
 

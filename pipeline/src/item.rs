@@ -8,13 +8,18 @@ use schemas::{
     record::Again,
 };
 
-use crate::credit::Credit;
+use crate::{
+    credit::Credit,
+    ownership::{Owners, Ownership},
+};
 
 /// A row of the due-table on its way into the flow of its message's lane.
 #[derive(Debug, Clone, PartialEq)]
-pub struct DueItem {
+pub(crate) struct DueItem {
     /// The row; it is done with when its message is recorded.
-    pub due: Due,
+    pub(crate) due: Due,
+    /// Under which takeover of its partition it was read.
+    pub(crate) epoch: Epoch,
 }
 
 /// One thing to be done, as it goes through the flow up to `record`.
@@ -79,12 +84,14 @@ pub(crate) struct Batch<Load> {
     pub(crate) load: Load,
     /// The credit it holds until its deliveries have their outcomes.
     pub(crate) credit: Credit,
+    /// Whose it is, once `record` has looked.
+    pub(crate) owners: Owners,
 }
 
 impl<Load> Batch<Load> {
     /// The same batch, a stage further.
     pub(crate) fn with<Next>(self, load: Next) -> Batch<Next> {
-        Batch { lane: self.lane, load, credit: self.credit }
+        Batch { lane: self.lane, load, credit: self.credit, owners: self.owners }
     }
 }
 
@@ -101,4 +108,26 @@ pub(crate) enum Step {
     Bury(Box<Dead>),
     /// A row of the due-table that has been done with once everything else of the batch is durable.
     Done(Box<Due>),
+}
+
+impl Step {
+    /// The partition it belongs to.
+    pub(crate) fn partition(&self) -> Partition {
+        match self {
+            Self::Offer(hint) | Self::Fail(hint, _) => hint.inbox.partition,
+            Self::Again(again) => again.inbox.partition,
+            Self::Bury(dead) => dead.inbox.partition,
+            Self::Done(due) => due.partition,
+        }
+    }
+}
+
+impl Batch<Vec<Step>> {
+    /// Drops the steps of partitions that were lost meanwhile.
+    pub(crate) fn drop_lost(&mut self, ownership: &Ownership) {
+        let gone = self.owners.drop_lost(ownership);
+        if !gone.is_empty() {
+            self.load.retain(|step| !gone.contains(&step.partition()));
+        }
+    }
 }

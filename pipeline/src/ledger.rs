@@ -1,7 +1,9 @@
 //! The ledger: which offsets stand behind which epoch, and which may therefore be committed. Pure.
 //!
 //! Promises that an offset is named only when every record before it in its partition is done, whatever lane it went
-//! through: a tier's records go to three lanes with three frontiers (invariant 3). Bounded by what is in flight.
+//! through: a tier's records go to three lanes with three frontiers (invariant 3). Rows of the due-table have no offset and
+//! are counted by partition all the same, so that who gives a partition up knows when nothing of it is in flight. Bounded by
+//! what is in flight.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,9 +14,21 @@ use schemas::{Lane, Offset, Partition, TopicPartition};
 pub(crate) struct Ledger {
     lanes: [PerLane; 3],
     at: BTreeMap<TopicPartition, VecDeque<Line>>,
-    ready: BTreeMap<TopicPartition, Offset>,
-    /// What was in flight of partitions when they were given up.
-    lost: Vec<(Partition, Lane, u64)>,
+    /// Due rows in flight: of which partition, in which epoch of which lane.
+    due: Vec<(Partition, Lane, u64)>,
+}
+
+/// What is fed of one lane at once.
+#[derive(Debug, Default)]
+pub(crate) struct Fed {
+    /// Items.
+    pub(crate) count: usize,
+    /// Their bytes.
+    pub(crate) bytes: usize,
+    /// Where their records end: the next offsets to read.
+    pub(crate) ends: Vec<(TopicPartition, Offset)>,
+    /// Partitions of the rows of the due-table among them, each once.
+    pub(crate) due: Vec<Partition>,
 }
 
 /// Records of one partition in one epoch of one lane.
@@ -38,18 +52,14 @@ fn index(lane: Lane) -> usize {
 }
 
 impl Ledger {
-    /// An epoch of a lane is fed: so many items and bytes, up to these offsets (the next ones to read).
-    pub(crate) fn fed(
-        &mut self,
-        lane: Lane,
-        epoch: u64,
-        (count, bytes): (usize, usize),
-        ends: impl IntoIterator<Item = (TopicPartition, Offset)>,
-    ) {
+    /// An epoch of a lane is fed.
+    pub(crate) fn fed(&mut self, lane: Lane, epoch: u64, fed: Fed) {
+        let Fed { count, bytes, ends, due } = fed;
         let of = &mut self.lanes[index(lane)];
         of.epochs.push_back((epoch, count, bytes));
         of.count += count;
         of.bytes += bytes;
+        self.due.extend(due.into_iter().map(|partition| (partition, lane, epoch)));
         for (at, next) in ends {
             self.at.entry(at).or_default().push_back(Line { lane, epoch, next });
         }
@@ -67,21 +77,21 @@ impl Ledger {
             of.count -= count;
             of.bytes -= bytes;
         }
-        self.lost.retain(|(_, of, epoch)| *of != lane || *epoch >= frontier);
+        self.due.retain(|(_, of, epoch)| *of != lane || *epoch >= frontier);
         true
     }
 
     /// Offsets that may be committed now and were not named before.
     pub(crate) fn done(&mut self) -> Vec<(TopicPartition, Offset)> {
-        let frontiers = [0, 1, 2].map(|i| self.lanes[i].frontier);
+        let (mut ready, frontiers) = (Vec::new(), [0, 1, 2].map(|i| self.lanes[i].frontier));
         self.at.retain(|at, lines| {
             let done = lines.iter().take_while(|line| line.epoch < frontiers[index(line.lane)]).count();
             if let Some(last) = lines.drain(..done).next_back() {
-                self.ready.insert(*at, last.next);
+                ready.push((*at, last.next));
             }
             !lines.is_empty()
         });
-        std::mem::take(&mut self.ready).into_iter().collect()
+        ready
     }
 
     /// Messages and bytes of a lane in flight.
@@ -90,11 +100,11 @@ impl Ledger {
         (of.count, of.bytes)
     }
 
-    /// Whether anything is in flight, of these partitions; also what was fed before they were given up.
-    pub(crate) fn holds(&self, partitions: &[Partition]) -> bool {
-        self.lost.iter().any(|(partition, ..)| partitions.contains(partition))
+    /// Whether anything of this partition is in flight.
+    pub(crate) fn holds(&self, partition: Partition) -> bool {
+        self.due.iter().any(|(of, ..)| *of == partition)
             || self.at.iter().any(|(at, lines)| {
-                partitions.contains(&at.partition)
+                at.partition == partition
                     && lines.iter().any(|line| line.epoch >= self.lanes[index(line.lane)].frontier)
             })
     }
@@ -104,17 +114,10 @@ impl Ledger {
         self.lanes.iter().all(|of| of.epochs.is_empty())
     }
 
-    /// Another owns these now: what is still in flight of them is not committed.
-    pub(crate) fn forget(&mut self, partitions: &[Partition]) {
-        let (lost, frontiers) = (&mut self.lost, [0, 1, 2].map(|i| self.lanes[i].frontier));
-        self.at.retain(|at, lines| {
-            let kept = !partitions.contains(&at.partition);
-            if !kept {
-                let open = lines.iter().filter(|line| line.epoch >= frontiers[index(line.lane)]);
-                lost.extend(open.map(|line| (at.partition, line.lane, line.epoch)));
-            }
-            kept
-        });
+    /// It is another's now: what is still in flight of it is not committed.
+    pub(crate) fn forget(&mut self, partition: Partition) {
+        self.at.retain(|at, _| at.partition != partition);
+        self.due.retain(|(of, ..)| *of != partition);
     }
 }
 
@@ -140,16 +143,32 @@ mod tests {
         ]
     }
 
+    fn fed(ends: impl IntoIterator<Item = (TopicPartition, Offset)>) -> Fed {
+        Fed { count: 1, bytes: 10, ends: ends.into_iter().collect(), due: Vec::new() }
+    }
+
     #[test]
-    fn what_is_given_up_unfinished_is_waited_for_and_never_committed() {
+    fn what_is_given_up_unfinished_is_never_committed() {
         let at = TopicPartition { topic: Topic::Lane(Lane::High), partition: Partition(1) };
         let mut ledger = Ledger::default();
-        ledger.fed(Lane::High, 0, (1, 1), [(at, Offset(1))]);
-        ledger.forget(&[Partition(1)]);
-        assert!(ledger.holds(&[Partition(1)]) && !ledger.holds(&[Partition(2)]));
+        ledger.fed(Lane::High, 0, fed([(at, Offset(1))]));
+        assert!(ledger.holds(Partition(1)) && !ledger.holds(Partition(2)));
+        ledger.forget(Partition(1));
+        assert!(!ledger.holds(Partition(1)), "what is in flight is dropped by who has it");
+        assert_eq!(ledger.in_flight(Lane::High), (1, 10), "and takes room until then");
         ledger.reached(Lane::High, 1);
-        assert!(!ledger.holds(&[Partition(1)]));
-        assert!(ledger.done().is_empty());
+        assert!(ledger.done().is_empty() && ledger.is_empty());
+    }
+
+    #[test]
+    fn a_due_row_in_flight_holds_its_partition() {
+        let mut ledger = Ledger::default();
+        ledger.fed(Lane::Low, 0, Fed { due: vec![Partition(3)], ..fed([]) });
+        ledger.fed(Lane::Normal, 0, Fed { due: vec![Partition(3), Partition(4)], ..fed([]) });
+        ledger.reached(Lane::Low, 1);
+        assert!(ledger.holds(Partition(3)) && ledger.holds(Partition(4)));
+        ledger.reached(Lane::Normal, 1);
+        assert!(!ledger.holds(Partition(3)) && !ledger.holds(Partition(4)));
     }
 
     proptest! {
@@ -186,7 +205,7 @@ mod tests {
                             }
                             fed.insert(place(n), Offset(ends[n]));
                         }
-                        ledger.fed(Priority::ALL[lane], epochs[lane], (1, 10), fed);
+                        ledger.fed(Priority::ALL[lane], epochs[lane], super::tests::fed(fed));
                         epochs[lane] += 1;
                     }
                     Move::Reach { lane, by } => {

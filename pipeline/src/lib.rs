@@ -6,33 +6,38 @@
 mod ages;
 mod backoff;
 pub mod books;
+#[cfg(test)]
+mod contest;
 mod credit;
 mod decode;
 mod effects;
 mod flow;
 pub mod functions;
+mod gate;
 mod gauges;
-pub mod handed;
+mod handed;
 mod host;
 mod intake;
-pub mod item;
+mod item;
 mod ledger;
 #[cfg(test)]
 mod memory;
 mod operators;
+mod ownership;
 mod place;
 mod progress;
 pub mod requeue;
 mod rim;
-pub mod settle;
+mod settle;
 mod shared;
-pub mod sweep;
+mod sweep;
 mod tails;
 #[cfg(test)]
 mod testing;
 mod tiers;
+mod unlocated;
 mod wake;
-pub mod watch;
+mod watch;
 
 use std::{fmt, sync::Arc};
 
@@ -53,11 +58,13 @@ pub use gauges::Gauges;
 pub use intake::GROUP;
 
 use crate::{
+    gate::Gates,
     gauges::Counters,
     handed::Handed,
     host::Host,
     intake::{Gone, Intake, LaneIn},
     operators::source::FEEDS,
+    ownership::Ownership,
     progress::Progress,
     settle::{Settler, SettlerParts},
     shared::{Kit, Ports},
@@ -123,8 +130,9 @@ pub fn start(parts: Parts, runtime: Handle) -> Result<Pipeline, StartError> {
     let stop = CancellationToken::new();
     let (failed, watched) = tell::channel(None);
     let mut instances = Vec::new();
+    let gates = Arc::new(Gates::new(&parts.limits, &parts.clock));
     for number in 0..parts.instances.max(1) {
-        instances.push(Instance::start(number, &parts, &runtime, &stop, &failed)?);
+        instances.push(Instance::start(number, &parts, &gates, &runtime, &stop, &failed)?);
     }
     Ok(Pipeline { stop, instances, failed: watched })
 }
@@ -133,6 +141,7 @@ impl Instance {
     fn start(
         number: usize,
         parts: &Parts,
+        gates: &Arc<Gates>,
         runtime: &Handle,
         stop: &CancellationToken,
         failed: &tell::Sender<Option<String>>,
@@ -140,6 +149,7 @@ impl Instance {
         let Parts { log, history, presence, dispatch, clock, limits, functions, .. } = parts;
         let (counters, progress) = (Arc::new(Counters::default()), Arc::new(Progress::default()));
         let handed = Arc::new(Handed::new(4 * limits.flow.in_flight));
+        let ownership = Arc::new(Ownership::of(log.partitions()));
         let kit = Kit {
             ports: Ports {
                 log: log.clone(),
@@ -152,6 +162,8 @@ impl Instance {
             handed: handed.clone(),
             progress: progress.clone(),
             counters: counters.clone(),
+            ownership: ownership.clone(),
+            gates: gates.clone(),
             functions: functions.clone().into(),
         };
         let ways = [(); 3].map(|()| mpsc::channel(FEEDS));
@@ -173,6 +185,8 @@ impl Instance {
             clock: clock.clone(),
             limits: limits.clone(),
             handed,
+            ownership: ownership.clone(),
+            gates: gates.clone(),
             feed,
         };
         let intake = intake::Parts {
@@ -182,6 +196,8 @@ impl Instance {
             limits: limits.clone(),
             counters: counters.clone(),
             progress,
+            ownership,
+            gates: gates.clone(),
             stop: stop.clone(),
         };
         let settler = Settler::start(settler, runtime);

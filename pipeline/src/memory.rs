@@ -126,6 +126,8 @@ impl Log for MemoryLog {
 /// History.
 #[derive(Default)]
 pub(crate) struct MemoryHistory {
+    /// Conversations.
+    pub(crate) talks: schemas::port::Talks,
     pub(crate) placed: Mutex<BTreeMap<MessageId, Placed>>,
     pub(crate) facts: Mutex<BTreeMap<MessageId, State>>,
     pub(crate) dues: Mutex<Vec<Due>>,
@@ -189,9 +191,14 @@ impl Inboxes for MemoryHistory {
         for entry in entries {
             let (inbox, recorded_at) = (entry.inbox.clone(), entry.recorded_at);
             let (message, position, prev) = (entry.message.clone(), Some(entry.position), entry.prev);
+            // The sender's own copy is not where a message is found by its id.
+            if inbox.user != message.to {
+                continue;
+            }
             let placed = Placed { message, inbox, position, prev, recorded_at, state: State::default() };
             self.placed.lock().insert(entry.message.id, placed);
         }
+        self.talks.record(schedule);
         let mut dues = self.dues.lock();
         dues.retain(|due| !schedule.done.contains(due));
         dues.extend(schedule.add.iter().cloned());
@@ -300,6 +307,8 @@ impl DeadLetters for MemoryHistory {
         Ok(old.len())
     }
 }
+
+schemas::answers_from_talks!(MemoryHistory, talks);
 
 #[async_trait]
 impl Broadcasts for MemoryHistory {

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use schemas::{
-    Inbox, Kind, Lane, MessageId, Position, Reason, Timestamp,
+    Inbox, Kind, Lane, MessageId, Position, Reason, Timestamp, What,
+    fact::Past,
     port::{Dead, Due, DueKind, Entry, Hint, Known, Placed, Schedule},
     record::Again,
     tier::Attempt,
@@ -76,7 +77,7 @@ impl Placing<'_> {
                 plan.schedule.done.extend(fresh.due.as_deref().cloned());
                 return;
             }
-            Some(placed) => placed.position,
+            Some(placed) => placed.position.filter(|at| self.tails.reaches(&inbox, epoch, *at)),
             None => None,
         };
         // The row stays until what follows from it is durable: a crash in between finds it again, and its message recorded.
@@ -90,7 +91,10 @@ impl Placing<'_> {
             plan.steps.extend(done);
             return;
         }
-        if let Some(known) = self.found.known.get(&message.id).filter(|_| fresh.due.is_none()) {
+        // A place beyond the inbox's end is one that a late owner gave: nobody will find the message there.
+        let stands = |known: &&Known| known.position.is_none_or(|at| self.tails.reaches(&inbox, epoch, at));
+        let known = self.found.known.get(&message.id).filter(|_| fresh.due.is_none()).filter(stands);
+        if let Some(known) = known {
             self.tails.unpin(&inbox, epoch);
             if known.fingerprint != message.fingerprint {
                 plan.steps.push(Step::Bury(Box::new(conflict(&fresh, inbox, self.now))));
@@ -139,8 +143,13 @@ impl Placing<'_> {
             let kind = DueKind::Expire { id: message.id, inbox: inbox.clone(), position };
             plan.schedule.add.push(Due { partition: inbox.partition, at, id: message.id, kind });
         }
-        plan.entries.push(Entry { inbox: inbox.clone(), position, prev, one_way, recorded_at: self.now, message });
+        let (of, recorded_at) = (inbox.clone(), self.now);
+        // Recorded together: nobody reads an entry that is not to be sent without seeing that it is not.
+        let attempt = Attempt::default();
+        let failed = |reason| Past { at: self.now, what: What::Failed(reason), round: 0, attempt, device: None };
         let end = fresh.end;
+        let entry = Entry { inbox: of, position, prev, one_way, recorded_at, message, end: end.map(failed) };
+        plan.entries.push(entry);
         let hint = Box::new(hint(fresh, inbox, position, prev));
         plan.steps.push(match end {
             Some(reason) => Step::Fail(hint, reason),

@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{handed::Handed, item::DueItem, sweep};
+use crate::{gate::Gates, handed::Handed, item::DueItem, ownership::Ownership, sweep};
 
 pub(crate) use repeat::append;
 use worker::Worker;
@@ -42,29 +42,33 @@ use worker::Worker;
 const WAITING_BATCHES: usize = 16;
 
 /// What a settler works with.
-pub struct SettlerParts {
+pub(crate) struct SettlerParts {
     /// Where facts are read and appended.
-    pub log: Arc<dyn Log>,
+    pub(crate) log: Arc<dyn Log>,
     /// Where they are merged.
-    pub history: Arc<dyn History>,
+    pub(crate) history: Arc<dyn History>,
     /// Who tells senders and administrators.
-    pub dispatch: Arc<dyn Dispatch>,
+    pub(crate) dispatch: Arc<dyn Dispatch>,
     /// The time.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     /// The bounds.
-    pub limits: Arc<Limits>,
+    pub(crate) limits: Arc<Limits>,
     /// What this instance has given to dispatch: decides whether a message can still be taken back.
-    pub handed: Arc<Handed>,
+    pub(crate) handed: Arc<Handed>,
+    /// What may be acted for.
+    pub(crate) ownership: Arc<Ownership>,
+    /// The breakers of the ports.
+    pub(crate) gates: Arc<Gates>,
     /// Where scheduled messages go when they are due.
-    pub feed: mpsc::Sender<Vec<DueItem>>,
+    pub(crate) feed: mpsc::Sender<Vec<DueItem>>,
 }
 
 /// Starts settlers.
-pub struct Settler;
+pub(crate) struct Settler;
 
 /// What the settler is asked, in the order in which it is asked.
 enum Order {
-    Assign(Vec<Partition>, oneshot::Sender<()>),
+    Assign(Vec<(Partition, Epoch)>),
     Revoke(Vec<Partition>, oneshot::Sender<()>),
     Records(Vec<Record>),
     Stop,
@@ -74,23 +78,23 @@ enum Order {
 #[derive(Default)]
 struct Shared {
     owned: Mutex<BTreeMap<Partition, Epoch>>,
-    moved: Mutex<BTreeMap<Partition, Offset>>,
+    moved: Mutex<BTreeMap<Partition, (Epoch, Offset)>>,
     armed: AtomicU64,
-    parked: AtomicU64,
 }
 
 /// A running settler.
-pub struct SettlerHandle {
+pub(crate) struct SettlerHandle {
     orders: mpsc::Sender<Order>,
     shared: Arc<Shared>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
+    ownership: Arc<Ownership>,
     drain_ms: u64,
 }
 
 impl Settler {
     /// Starts the tasks of one instance: this settler and its sweep. They end with [`SettlerHandle::stop`].
-    pub fn start(parts: SettlerParts, runtime: &tokio::runtime::Handle) -> SettlerHandle {
+    pub(crate) fn start(parts: SettlerParts, runtime: &tokio::runtime::Handle) -> SettlerHandle {
         let (orders, waiting) = mpsc::channel(WAITING_BATCHES);
         let (shared, stop) = (Arc::new(Shared::default()), CancellationToken::new());
         let drain_ms = parts.limits.flow.drain_ms;
@@ -99,9 +103,11 @@ impl Settler {
             history: parts.history.clone(),
             clock: parts.clock.clone(),
             limits: parts.limits.clone(),
+            gates: parts.gates.clone(),
             feed: parts.feed,
             stop: stop.clone(),
         });
+        let ownership = parts.ownership.clone();
         let (teller, told) = mpsc::channel(worker::WAITING_NOTES);
         let worker = Worker::new(
             worker::Parts {
@@ -110,6 +116,8 @@ impl Settler {
                 clock: parts.clock,
                 limits: parts.limits,
                 handed: parts.handed,
+                ownership: parts.ownership,
+                gates: parts.gates,
             },
             teller,
             stop.clone(),
@@ -120,24 +128,29 @@ impl Settler {
             runtime.spawn(worker::tell(parts.dispatch, told)),
             runtime.spawn(sweep.run(move || owner.owned.lock().clone())),
         ];
-        SettlerHandle { orders, shared, stop, tasks, drain_ms }
+        SettlerHandle { orders, shared, stop, tasks, ownership, drain_ms }
     }
 }
 
 impl SettlerHandle {
     /// These partitions are this instance's now. Their records may be given from here on.
-    pub async fn assign(&self, partitions: Vec<(Partition, Epoch)>) {
-        let numbers = partitions.iter().map(|(partition, _)| *partition).collect();
-        let (answer, assigned) = oneshot::channel();
-        if self.orders.send(Order::Assign(numbers, answer)).await.is_ok() && assigned.await.is_ok() {
-            self.shared.owned.lock().extend(partitions);
-        }
+    pub(crate) async fn assign(&self, partitions: Vec<(Partition, Epoch)>) {
+        self.shared.owned.lock().extend(partitions.iter().copied());
+        // A stopped settler has nothing to assign to.
+        let _ = self.orders.send(Order::Assign(partitions)).await;
+    }
+
+    /// These are about to be given up: the sweep begins nothing more for them. What it has begun may end: facts that an
+    /// expiry said and rows that are done with are true whoever the owner is, and history holds the rest to the fence.
+    pub(crate) fn leaving(&self, partitions: &[Partition]) {
+        self.shared.owned.lock().retain(|owned, _| !partitions.contains(owned));
     }
 
     /// These are to be given up: settles what it was given of them and answers. [`SettlerHandle::done`] then names the last
-    /// offsets to commit; deadlines still running are the next owner's, who reads their facts again.
-    pub async fn revoke(&self, partitions: Vec<Partition>) {
-        self.shared.owned.lock().retain(|owned, _| !partitions.contains(owned));
+    /// offsets to commit; deadlines still running are the next owner's, who reads their facts again. Of a partition that is
+    /// not held any more ([`Ownership`]) nothing is settled: it is dropped.
+    pub(crate) async fn revoke(&self, partitions: Vec<Partition>) {
+        self.leaving(&partitions);
         let (answer, finished) = oneshot::channel();
         if self.orders.send(Order::Revoke(partitions, answer)).await.is_ok() {
             // Gone without an answer means stopped: there is nothing left to finish.
@@ -147,37 +160,28 @@ impl SettlerHandle {
 
     /// Takes records of `outcomes`, in the order of the log. Waits while enough are waiting already. Those of partitions
     /// that were not assigned are passed over.
-    pub async fn take(&self, records: Vec<Record>) {
+    pub(crate) async fn take(&self, records: Vec<Record>) {
         // A stopped settler takes nothing: what it did not settle is not committed, and read again.
         let _ = self.orders.send(Order::Records(records)).await;
     }
 
     /// The next offsets of `outcomes` that may be committed now, of partitions where they moved since this was last asked.
     /// An offset that could not be committed need not be kept: the next one passes it.
-    pub fn done(&self) -> Vec<(TopicPartition, Offset)> {
+    pub(crate) fn done(&self) -> Vec<(TopicPartition, Offset)> {
         let moved = std::mem::take(&mut *self.shared.moved.lock());
         let at = |partition| TopicPartition { topic: Topic::Outcomes, partition };
-        moved.into_iter().map(|(partition, offset)| (at(partition), offset)).collect()
+        let held = moved.into_iter().filter(|(partition, (epoch, _))| self.ownership.holds(*partition, *epoch));
+        held.map(|(partition, (_, offset))| (at(partition), offset)).collect()
     }
 
     /// Acknowledgements waited for.
-    pub fn armed(&self) -> u64 {
+    pub(crate) fn armed(&self) -> u64 {
         self.shared.armed.load(Ordering::Relaxed)
-    }
-
-    /// Messages found without a connected device, since the start.
-    pub fn parked(&self) -> u64 {
-        self.shared.parked.load(Ordering::Relaxed)
-    }
-
-    /// Whether it works. Once it has ended, facts are neither settled nor released any more.
-    pub fn is_running(&self) -> bool {
-        self.tasks.first().is_some_and(|settler| !settler.is_finished())
     }
 
     /// Settles what it was given, within the drain time, and ends. What it did not get to is not committed and is read
     /// again by the next owner.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let drain = Duration::from_millis(self.drain_ms);
         // A settler that has ended already refuses the order, and its task is done.
         let finish = async {
@@ -252,19 +256,13 @@ async fn gather_more(worker: &mut Worker, orders: &mut mpsc::Receiver<Order>) ->
 
 fn obey(order: Option<Order>, worker: &mut Worker, shared: &Shared) -> After {
     match order {
-        Some(Order::Assign(partitions, answer)) => {
-            for partition in partitions {
-                // What an earlier ownership left uncommitted is another's to say now.
-                shared.moved.lock().remove(&partition);
-                worker.watch.open(partition);
-            }
-            After::Answer(answer)
+        Some(Order::Assign(partitions)) => {
+            worker.assign(partitions);
+            After::On
         }
         Some(Order::Revoke(partitions, answer)) => {
             publish(worker, shared);
-            for partition in partitions {
-                worker.watch.close(partition);
-            }
+            worker.revoke(&partitions);
             After::Answer(answer)
         }
         Some(Order::Stop) => After::End,
@@ -274,9 +272,8 @@ fn obey(order: Option<Order>, worker: &mut Worker, shared: &Shared) -> After {
 
 fn publish(worker: &mut Worker, shared: &Shared) {
     let mut moved = shared.moved.lock();
-    moved.extend(worker.watch.moved());
+    moved.extend(worker.moved());
     shared.armed.store(worker.watch.armed() as u64, Ordering::Relaxed);
-    shared.parked.store(worker.parked(), Ordering::Relaxed);
 }
 
 /// A fact about a message that was found by its id.

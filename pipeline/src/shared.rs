@@ -14,8 +14,8 @@ use schemas::{
 use timely::scheduling::Activator;
 
 use crate::{
-    credit::Credits, functions::Function, gauges::Counters, handed::Handed, operators::dedupe::Window,
-    progress::Progress, rim::Rim, tails::Tails,
+    credit::Credits, functions::Function, gate::Gates, gauges::Counters, handed::Handed, operators::dedupe::Window,
+    ownership::Ownership, progress::Progress, rim::Rim, tails::Tails, unlocated::Unlocated,
 };
 
 /// The ports the flow acts through.
@@ -45,6 +45,10 @@ pub(crate) struct Kit {
     pub(crate) progress: Arc<Progress>,
     /// What is counted.
     pub(crate) counters: Arc<Counters>,
+    /// What may be acted for.
+    pub(crate) ownership: Arc<Ownership>,
+    /// The breakers of the ports.
+    pub(crate) gates: Arc<Gates>,
     /// User code.
     pub(crate) functions: Arc<[Arc<dyn Function>]>,
 }
@@ -63,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) tails: RefCell<Tails>,
     /// In which order writes are released.
     pub(crate) releases: Releases,
+    /// Whose place could not be asked.
+    pub(crate) unlocated: Unlocated,
 }
 
 impl Shared {
@@ -74,6 +80,7 @@ impl Shared {
             window: RefCell::new(Window::new(flow.window_ids, flow.window_ms)),
             tails: RefCell::new(Tails::new(flow.tails)),
             releases: Releases::default(),
+            unlocated: Unlocated::default(),
             rim,
             kit,
         })

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    gate::Gates,
     item::DueItem,
     settle::{append, fact_of},
 };
@@ -30,19 +31,21 @@ use crate::{
 const FORGET_EVERY_MS: u64 = 60_000;
 
 /// What a sweep works with.
-pub struct SweepParts {
+pub(crate) struct SweepParts {
     /// Where facts are appended.
-    pub log: Arc<dyn Log>,
+    pub(crate) log: Arc<dyn Log>,
     /// Whose tables are swept.
-    pub history: Arc<dyn History>,
+    pub(crate) history: Arc<dyn History>,
     /// The time.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     /// The bounds.
-    pub limits: Arc<Limits>,
+    pub(crate) limits: Arc<Limits>,
+    /// The breakers of the ports: a store that is left alone is not swept either.
+    pub(crate) gates: Arc<Gates>,
     /// Where scheduled messages go when they are due.
-    pub feed: mpsc::Sender<Vec<DueItem>>,
+    pub(crate) feed: mpsc::Sender<Vec<DueItem>>,
     /// Ends it.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
 /// What is remembered of one partition.
@@ -112,7 +115,7 @@ fn expired(placed: &Placed, now: Timestamp) -> Option<Fact> {
 }
 
 /// See the module.
-pub struct Sweep {
+pub(crate) struct Sweep {
     parts: SweepParts,
     swept: BTreeMap<Partition, Swept>,
     retained: Option<Millis>,
@@ -121,18 +124,20 @@ pub struct Sweep {
 
 impl Sweep {
     /// A sweep that has not looked yet.
-    pub fn new(parts: SweepParts) -> Self {
+    pub(crate) fn new(parts: SweepParts) -> Self {
         Self { parts, swept: BTreeMap::new(), retained: None, forgotten: None }
     }
 
     /// Looks, and looks again, at what is owned at that moment, until it is stopped.
-    pub async fn run(mut self, owned: impl Fn() -> BTreeMap<Partition, Epoch> + Send) {
+    pub(crate) async fn run(mut self, owned: impl Fn() -> BTreeMap<Partition, Epoch> + Send) {
         let pace = self.pace();
         let stop = self.parts.stop.clone();
         let work = async {
             loop {
                 tokio::time::sleep(pace).await;
-                self.look(&owned()).await;
+                if !self.parts.gates.history.is_shut() {
+                    self.look(&owned()).await;
+                }
             }
         };
         tokio::select! {
@@ -142,7 +147,7 @@ impl Sweep {
     }
 
     /// One look at everything that is owned, each since its takeover.
-    pub async fn look(&mut self, owned: &BTreeMap<Partition, Epoch>) {
+    pub(crate) async fn look(&mut self, owned: &BTreeMap<Partition, Epoch>) {
         // Of a partition that went away nothing is remembered, also if it has come back since: what was in flight then may
         // have been dropped, and its rows tell what is still to be done.
         self.swept.retain(|partition, swept| owned.get(partition) == Some(&swept.epoch));
@@ -178,20 +183,23 @@ impl Sweep {
 
     /// The due-table of one partition.
     async fn due(&self, partition: Partition, swept: &mut Swept, crowded: &mut bool) -> PortResult<()> {
-        let (history, limit) = (&self.parts.history, self.parts.limits.flow.due_rows.max(1));
+        let SweepParts { history, gates, .. } = &self.parts;
+        let limit = self.parts.limits.flow.due_rows.max(1);
         let now = self.parts.clock.wall();
-        let rows = history.due(partition, now, limit).await?;
+        let rows = gates.history.call(history.due(partition, now, limit)).await?;
         let rows = swept.fresh(rows, limit);
         if rows.is_empty() {
             return Ok(());
         }
         let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
-        let placed = history.messages(&ids).await?;
+        let placed = gates.history.call(history.messages(&ids)).await?;
         let plan = plan(rows, &placed, now);
         // The fact first: a crash in between says it twice, which is the same as once.
         self.tell(plan.facts).await?;
         if !plan.done.is_empty() {
-            history.record(&[], &Schedule { add: Vec::new(), done: plan.done }).await?;
+            let epochs = [(partition, swept.epoch)].into();
+            let schedule = Schedule { done: plan.done, epochs, ..Schedule::default() };
+            gates.history.call(history.record(&[], &schedule)).await?;
         }
         if !plan.feed.is_empty() {
             // The flow takes no more while a lane is full. That must not hold up what expires: after one wait a look only
@@ -203,7 +211,8 @@ impl Sweep {
             };
             let room = room.map_err(|_| unavailable("the flow has stopped"))?;
             swept.fed.extend(plan.feed.iter().map(|due| (due.id, due.at)));
-            room.send(plan.feed.into_iter().map(|due| DueItem { due }).collect());
+            let epoch = swept.epoch;
+            room.send(plan.feed.into_iter().map(|due| DueItem { due, epoch }).collect());
         }
         Ok(())
     }
@@ -212,7 +221,9 @@ impl Sweep {
     async fn retain(&self, partition: Partition, swept: &mut Swept) -> PortResult<()> {
         let now = self.parts.clock.wall();
         let before = minus(now, self.parts.limits.message.retention_ms);
-        let found = self.parts.history.retain(partition, before, self.parts.limits.flow.retain_rows.max(1)).await?;
+        let SweepParts { history, gates, limits, .. } = &self.parts;
+        let look = history.retain(partition, before, limits.flow.retain_rows.max(1));
+        let found = gates.history.call(look).await?;
         let ends = swept.new_ends(found);
         let ids: Vec<_> = ends.iter().map(|placed| placed.message.id).collect();
         let told = self.tell(ends.iter().filter_map(|placed| expired(placed, now)).collect()).await;
@@ -232,15 +243,15 @@ impl Sweep {
             return Ok(());
         }
         metrics::counter!("esh3ar_messages_expired_total").increment(facts.len() as u64);
-        append(self.parts.log.as_ref(), &self.parts.stop, record::facts(facts))
-            .await
-            .map_err(|_| unavailable("stopping"))
+        let SweepParts { log, gates, stop, .. } = &self.parts;
+        append(&gates.log, log.as_ref(), stop, |_| true, record::facts(facts)).await.map_err(|_| unavailable("stopping"))
     }
 
     async fn forget(&self) -> PortResult<()> {
         let before = minus(self.parts.clock.wall(), self.parts.limits.store.dead_ms);
         let step = self.parts.limits.flow.retain_rows.max(1);
-        while self.parts.history.forget_dead(before, step).await? >= step {}
+        let SweepParts { history, gates, .. } = &self.parts;
+        while gates.history.call(history.forget_dead(before, step)).await? >= step {}
         Ok(())
     }
 }

@@ -2,12 +2,19 @@
 //!
 //! Bounded, and exact: an end is forgotten only when everything written after it is durable and nobody is about to use it, so
 //! that reading it again tells the same. An end learnt under an earlier takeover of its partition is not believed.
+//!
+//! Ends are read when an inbox is first touched after a takeover. Until that moment a late owner, who does not know yet that
+//! it was overtaken, may still have written there from the records that are now ours, and what it wrote stands: messages
+//! accepted by then are doubtful, and history is asked whether it has them. What it writes later never stands.
 
 use std::collections::HashMap;
 
-use schemas::{Epoch, Inbox, Position, port::Tail};
+use schemas::{Epoch, Inbox, Position, Timestamp, port::Tail};
 
 use crate::ages::Fold;
+
+/// How far the clocks of who accepts and who records may be apart, ms.
+const SKEW_MS: u64 = 60_000;
 
 /// The ends in memory.
 pub(crate) struct Tails {
@@ -26,6 +33,21 @@ struct Slot {
     pins: u32,
     /// The last write that moved it.
     write: u64,
+    /// Where it stood when it was read: what an earlier owner wrote beyond that is not in the inbox.
+    read: Position,
+    /// What was accepted by then may have been recorded by the owner before us.
+    doubtful_until: Option<Timestamp>,
+}
+
+impl Slot {
+    fn unknown(epoch: Epoch) -> Self {
+        Self { tail: None, epoch, pins: 0, write: 0, read: Position::START, doubtful_until: None }
+    }
+}
+
+/// Whether an end was written by an earlier owner than this one.
+pub(crate) fn is_inherited(tail: &Tail, epoch: Epoch) -> bool {
+    tail.position != Position::START && tail.position.epoch < epoch
 }
 
 /// A place that was given.
@@ -52,16 +74,33 @@ impl Tails {
         slot.tail.is_none()
     }
 
-    /// What a read told; believed where nothing is known yet.
-    pub(crate) fn learn(&mut self, inbox: &Inbox, epoch: Epoch, tail: Tail) {
+    /// What a read told at this time; believed where nothing is known yet.
+    pub(crate) fn learn(&mut self, inbox: &Inbox, epoch: Epoch, tail: Tail, now: Timestamp) {
         let slot = self.slot(inbox, epoch);
-        slot.tail.get_or_insert(tail);
+        // What was read under an earlier takeover tells nothing of this one.
+        if slot.epoch == epoch && slot.tail.is_none() {
+            slot.tail = Some(tail);
+            slot.read = tail.position;
+            slot.doubtful_until = is_inherited(&tail, epoch).then(|| now.plus_ms(SKEW_MS));
+        }
+    }
+
+    /// Whether a message that was accepted then may have been recorded by the owner before us.
+    pub(crate) fn doubts(&mut self, inbox: &Inbox, epoch: Epoch, accepted_at: Timestamp) -> bool {
+        self.slot(inbox, epoch).doubtful_until.is_some_and(|until| accepted_at <= until)
     }
 
     /// Lets go of an end without using it.
     pub(crate) fn unpin(&mut self, inbox: &Inbox, epoch: Epoch) {
         let slot = self.slot(inbox, epoch);
         slot.pins = slot.pins.saturating_sub(1);
+    }
+
+    /// Whether the inbox, as far as its end is known here, reaches this place. One that lies beyond it was written by a late
+    /// owner after the end was read: it is not in the inbox, and never will be once this owner has written there.
+    pub(crate) fn reaches(&mut self, inbox: &Inbox, epoch: Epoch, position: Position) -> bool {
+        let slot = self.slot(inbox, epoch);
+        if position.epoch < epoch { position <= slot.read } else { slot.tail.is_some_and(|t| position <= t.position) }
     }
 
     /// Uses a held end: gives the next place, which this write will fill.
@@ -86,12 +125,13 @@ impl Tails {
         }
         // Turning may have brought it back among the young: it was in use.
         if !self.young.contains_key(inbox) {
-            let slot = self.old.remove(inbox).unwrap_or(Slot { tail: None, epoch, pins: 0, write: 0 });
+            let slot = self.old.remove(inbox).unwrap_or(Slot::unknown(epoch));
             self.young.insert(inbox.clone(), slot);
         }
-        let slot = self.young.entry(inbox.clone()).or_insert(Slot { tail: None, epoch, pins: 0, write: 0 });
+        let slot = self.young.entry(inbox.clone()).or_insert(Slot::unknown(epoch));
         if slot.epoch < epoch {
             slot.tail = None;
+            slot.doubtful_until = None;
             slot.epoch = epoch;
         }
         slot
@@ -134,7 +174,7 @@ mod tests {
             let (mut write, mut released, mut held) = (1_u64, 1_u64, 0);
             for (who, settle, one_way) in uses {
                 if tails.pin(&inbox(who), Epoch(1)) {
-                    tails.learn(&inbox(who), Epoch(1), durable.get(&who).copied().unwrap_or_default());
+                    tails.learn(&inbox(who), Epoch(1), durable.get(&who).copied().unwrap_or_default(), Timestamp(0));
                 }
                 let given = tails.give(&inbox(who), Epoch(1), one_way, write);
                 let last = writing.iter().rev().find(|w| w.1 == who).map(|w| w.2);
@@ -161,9 +201,17 @@ mod tests {
     fn an_end_of_an_earlier_takeover_is_read_again() {
         let mut tails = Tails::new(10);
         assert!(tails.pin(&inbox(1), Epoch(1)));
-        tails.learn(&inbox(1), Epoch(1), Tail::default());
+        tails.learn(&inbox(1), Epoch(1), Tail::default(), Timestamp(0));
         assert_eq!(tails.give(&inbox(1), Epoch(1), true, 1).position.n, 1);
         assert!(!tails.pin(&inbox(1), Epoch(1)));
         assert!(tails.pin(&inbox(1), Epoch(3)), "another may have written between");
+        tails.learn(&inbox(1), Epoch(1), Tail::default(), Timestamp(0));
+        assert!(tails.pin(&inbox(1), Epoch(3)), "an answer to the earlier takeover tells nothing");
+        let theirs = Tail { position: Position { epoch: Epoch(2), n: 7 }, one_way: 7 };
+        tails.learn(&inbox(1), Epoch(3), theirs, Timestamp(1_000));
+        assert!(!tails.reaches(&inbox(1), Epoch(3), Position { epoch: Epoch(2), n: 8 }), "written after the end was read");
+        assert!(tails.reaches(&inbox(1), Epoch(3), Position { epoch: Epoch(2), n: 7 }));
+        assert!(tails.doubts(&inbox(1), Epoch(3), Timestamp(900)) && !tails.doubts(&inbox(1), Epoch(3), Timestamp(62_000)));
+        assert_eq!(tails.give(&inbox(1), Epoch(3), true, 2).position, Position { epoch: Epoch(3), n: 8 });
     }
 }

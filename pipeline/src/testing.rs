@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use schemas::{
-    Content, ContentType, Epoch, Inbox, Kind, Lane, Message, MessageId, Partition, Position, Priority, Sender, Tenant,
-    Timestamp, UserId, json::Json, record::Again, tier::Attempt,
+    Clock, Content, ContentType, Epoch, Inbox, Kind, Lane, Limits, Message, MessageId, Partition, Position, Priority, Sender, Tenant,
+    Timestamp, UserId, json::Json, limits::SinkLimits, record::Again, tier::Attempt, time::ManualClock,
 };
 
-use crate::item::{Fresh, Item, Work};
+use crate::{
+    gate::Gates,
+    item::{Fresh, Item, Work},
+    ownership::Ownership,
+};
 
 /// A message to one of ten users; the same number is the same message.
 pub(crate) fn message(n: u64) -> Message {
@@ -44,6 +48,20 @@ pub(crate) fn again(n: u64, round: u8, attempt: u8) -> Item {
     let (position, due_at) = (Position { epoch: Epoch(1), n: 1 }, Timestamp(0));
     let again = Again { id: message.id, lane: Lane::Normal, inbox, position, round, attempt: Attempt(attempt), due_at };
     Item { partition: Partition(0), epoch: Epoch(1), work: Work::Again(Box::new(again)) }
+}
+
+/// Sixteen partitions, all held since this takeover.
+pub(crate) fn owning(epoch: u32) -> Arc<Ownership> {
+    let ownership = Ownership::of(16);
+    (0..16).for_each(|p| ownership.took(Partition(p), Epoch(epoch)));
+    Arc::new(ownership)
+}
+
+/// Gates that stand open.
+pub(crate) fn gates() -> Arc<Gates> {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(0)));
+    let limits = Limits { sink: SinkLimits { breaker_failures: u32::MAX, breaker_calls: u32::MAX, ..SinkLimits::default() }, ..Limits::default() };
+    Arc::new(Gates::new(&limits, &clock))
 }
 
 /// What an item is about.

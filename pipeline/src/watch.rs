@@ -26,22 +26,22 @@ use ledger::Ledger;
 
 /// A deadline that passed without an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Missed {
+pub(crate) struct Missed {
     /// The message.
-    pub id: MessageId,
+    pub(crate) id: MessageId,
     /// Its round.
-    pub round: u8,
+    pub(crate) round: u8,
     /// The attempt that nobody acknowledged.
-    pub attempt: Attempt,
+    pub(crate) attempt: Attempt,
 }
 
 /// Where a `Sent` fact stands in `outcomes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stand {
+pub(crate) struct Stand {
     /// The partition.
-    pub partition: Partition,
+    pub(crate) partition: Partition,
     /// The record.
-    pub offset: Offset,
+    pub(crate) offset: Offset,
 }
 
 /// A message whose acknowledgement is waited for.
@@ -59,7 +59,7 @@ struct Armed {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     ack_ms: u64,
     bound: usize,
     armed: HashMap<MessageId, Armed>,
@@ -75,7 +75,7 @@ pub struct Watch {
 /// when the retry is due, or devices that keep connecting would use up six retries in moments (R4.1).
 ///
 /// `state` is what all facts add up to, this one included; `None`: there is nothing to wait for.
-pub fn deadline(sent: &Fact, state: &State, wall: Timestamp, retry_first_ms: u64) -> Option<u64> {
+pub(crate) fn deadline(sent: &Fact, state: &State, wall: Timestamp, retry_first_ms: u64) -> Option<u64> {
     let failed = |p: &&Past| p.round == sent.round && matches!(p.what, What::AttemptFailed(_));
     if state.is_done(sent.round) || state.round() > sent.round {
         return None;
@@ -94,42 +94,37 @@ pub fn deadline(sent: &Fact, state: &State, wall: Timestamp, retry_first_ms: u64
 
 impl Watch {
     /// A watch that gives devices `ack_ms` to answer and holds at most `bound` deadlines.
-    pub fn new(ack_ms: u64, bound: usize) -> Self {
+    pub(crate) fn new(ack_ms: u64, bound: usize) -> Self {
         let (armed, queue, later, ledger) = Default::default();
         Self { ack_ms, bound: bound.max(1), armed, queue, later, ledger }
     }
 
     /// Begins a partition.
-    pub fn open(&mut self, partition: Partition) {
+    pub(crate) fn open(&mut self, partition: Partition) {
         self.close(partition);
         self.ledger.open(partition);
     }
 
     /// Ends a partition: its deadlines are the next owner's, who reads their `Sent` facts again.
-    pub fn close(&mut self, partition: Partition) {
+    pub(crate) fn close(&mut self, partition: Partition) {
         self.ledger.close(partition);
         self.armed.retain(|_, armed| armed.stand.partition != partition);
         self.sweep_out();
     }
 
-    /// Whether the partition is watched.
-    pub fn is_open(&self, partition: Partition) -> bool {
-        self.ledger.is_open(partition)
-    }
-
     /// A record was read. Says whether its facts are to be settled; the offset is held until [`Watch::settled`].
-    pub fn took(&mut self, stand: Stand) -> bool {
+    pub(crate) fn took(&mut self, stand: Stand) -> bool {
         self.ledger.took(stand.partition, stand.offset)
     }
 
     /// All facts of a record are merged and acted on.
-    pub fn settled(&mut self, stand: Stand) {
+    pub(crate) fn settled(&mut self, stand: Stand) {
         self.ledger.release(stand.partition, stand.offset);
     }
 
     /// A session sent it: its deadline begins, `early_ms` from now ([`deadline`]). A higher attempt takes the place of a
     /// lower one; the same attempt again changes nothing, or connecting again and again would put the deadline off.
-    pub fn arm(&mut self, sent: Missed, stand: Stand, early_ms: u64, now: Millis) {
+    pub(crate) fn arm(&mut self, sent: Missed, stand: Stand, early_ms: u64, now: Millis) {
         let Missed { id, round, attempt } = sent;
         if self.armed.get(&id).is_some_and(|there| (there.round, there.attempt) >= (round, attempt)) {
             return;
@@ -151,14 +146,14 @@ impl Watch {
     }
 
     /// It was acknowledged, read or given up: nothing is waited for.
-    pub fn disarm(&mut self, id: MessageId) {
+    pub(crate) fn disarm(&mut self, id: MessageId) {
         if let Some(armed) = self.armed.remove(&id) {
             self.ledger.release(armed.stand.partition, armed.stand.offset);
         }
     }
 
     /// The chain of this round ended, or this attempt failed: a deadline up to there ends.
-    pub fn failed(&mut self, id: MessageId, round: u8, attempt: Attempt) {
+    pub(crate) fn failed(&mut self, id: MessageId, round: u8, attempt: Attempt) {
         if self.armed.get(&id).is_some_and(|there| (there.round, there.attempt) <= (round, attempt)) {
             self.disarm(id);
         }
@@ -166,14 +161,14 @@ impl Watch {
 
     /// The retry came due and nobody was connected: the attempts end, also where a device had been sent it early. A
     /// deadline that was running in its own time stands: that device was there after the pipeline looked.
-    pub fn parked(&mut self, id: MessageId, round: u8, attempt: Attempt) {
+    pub(crate) fn parked(&mut self, id: MessageId, round: u8, attempt: Attempt) {
         if self.armed.get(&id).is_some_and(|there| there.early && (there.round, there.attempt) == (round, attempt)) {
             self.disarm(id);
         }
     }
 
     /// At most `limit` deadlines that passed, oldest first. Each still holds its offset until [`Watch::ended`].
-    pub fn expire(&mut self, now: Millis, limit: usize) -> Vec<Missed> {
+    pub(crate) fn expire(&mut self, now: Millis, limit: usize) -> Vec<Missed> {
         let mut missed = Vec::new();
         // Room is worth more than the last seconds of the oldest deadlines: beyond the bound they are judged by what is
         // known of them, at once.
@@ -190,29 +185,30 @@ impl Watch {
     }
 
     /// What follows a missed deadline is durable: its offset is free.
-    pub fn ended(&mut self, missed: &Missed) {
+    pub(crate) fn ended(&mut self, missed: &Missed) {
         if self.armed.get(&missed.id).is_some_and(|there| there.missed && there.attempt == missed.attempt) {
             self.disarm(missed.id);
         }
     }
 
     /// When to look again, if anything is waited for.
-    pub fn next_due(&mut self) -> Option<Millis> {
+    pub(crate) fn next_due(&mut self) -> Option<Millis> {
         self.front().map(|(due, _)| due)
     }
 
     /// The next offsets to read of partitions where they moved since this was last asked: what may be committed.
-    pub fn moved(&mut self) -> impl Iterator<Item = (Partition, Offset)> {
+    pub(crate) fn moved(&mut self) -> impl Iterator<Item = (Partition, Offset)> {
         self.ledger.moved()
     }
 
     /// Deadlines that are running.
-    pub fn armed(&self) -> usize {
+    pub(crate) fn armed(&self) -> usize {
         self.armed.len()
     }
 
     /// Records read and not yet free.
-    pub fn held(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
         self.ledger.held()
     }
 

@@ -37,6 +37,22 @@ pub enum Reason {
     UnknownRecipient,
     /// The content is not valid.
     InvalidContent,
+    /// There is no such conversation, or its sender has no part in it.
+    UnknownConversation,
+    /// The conversation has no such message.
+    UnknownMessage,
+    /// The conversation is closed.
+    ConversationClosed,
+    /// The mobile user has blocked the conversation.
+    Blocked,
+    /// Somebody else answers for the business now.
+    AssignedElsewhere,
+    /// The time in which the message could be edited or deleted was over.
+    EditTooLate,
+    /// The message is deleted.
+    MessageDeleted,
+    /// The message was edited as often as it may be.
+    TooManyEdits,
 }
 
 impl Reason {
@@ -58,6 +74,14 @@ impl Reason {
             Self::NotPermitted => "not_permitted",
             Self::UnknownRecipient => "unknown_recipient",
             Self::InvalidContent => "invalid_content",
+            Self::UnknownConversation => "unknown_conversation",
+            Self::UnknownMessage => "unknown_message",
+            Self::ConversationClosed => "conversation_closed",
+            Self::Blocked => "blocked",
+            Self::AssignedElsewhere => "assigned_elsewhere",
+            Self::EditTooLate => "edit_too_late",
+            Self::MessageDeleted => "message_deleted",
+            Self::TooManyEdits => "too_many_edits",
         }
     }
 }

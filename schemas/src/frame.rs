@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    conversation::UpTo,
     cursor::Cursor,
     ids::{ConversationId, DeviceId, MessageId, Party, Ref, SessionId},
     json::Json,
@@ -81,6 +82,29 @@ pub enum ServerFrame {
         /// In which conversation.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         conversation_id: Option<ConversationId>,
+        /// Everything addressed to whoever read, up to this number of the conversation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        up_to: Option<u64>,
+        /// Who read it, in a conversation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Party>,
+    },
+    /// The other side of a conversation types.
+    Typing {
+        /// Where.
+        conversation_id: ConversationId,
+        /// Who.
+        by: Party,
+    },
+    /// Somebody who shares a conversation came or went, and lets that be known.
+    Presence {
+        /// Who.
+        user: Party,
+        /// Whether it is connected.
+        online: bool,
+        /// When it was last connected, where it is not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_seen: Option<Timestamp>,
     },
     /// Still here.
     Ping,
@@ -116,9 +140,9 @@ pub enum ClientFrame {
         /// Or everything in a conversation …
         #[serde(default, skip_serializing_if = "Option::is_none")]
         conversation_id: Option<ConversationId>,
-        /// … up to here.
+        /// … up to here: a number of the conversation, or a message's id.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        up_to: Option<Cursor>,
+        up_to: Option<UpTo>,
     },
     /// A chat message.
     Send {
@@ -163,8 +187,19 @@ impl ClientFrame {
 
 impl ServerFrame {
     /// The types a server may send.
-    pub const TYPES: [&'static str; 9] =
-        ["welcome", "messages", "status", "accepted", "error", "read", "ping", "pong", "reconnect"];
+    pub const TYPES: [&'static str; 11] = [
+        "welcome",
+        "messages",
+        "status",
+        "accepted",
+        "error",
+        "read",
+        "typing",
+        "presence",
+        "ping",
+        "pong",
+        "reconnect",
+    ];
 }
 
 /// Why a socket is closed (RFC 6455 §7.4.2: 4000–4999 are an application's own). 40xx: come back; 41xx: renew the token,

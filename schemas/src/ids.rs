@@ -342,6 +342,20 @@ macro_rules! text_serde {
 
 text_serde!(Party, UserId, Sender);
 
+// A phone alone is text too; where it was stored it was checked once.
+impl Serialize for Phone {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Phone {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        Self::from_stored(&text).ok_or_else(|| de::Error::custom("must be an E.164 number"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,9 @@
 //! A file here is a word of the product. Nothing here does I/O, reads a clock or names a vendor: what acts stands behind
 //! the traits of [`port`], whose doc comments are contracts that `tests/conformance` holds every adapter to.
 
+pub mod breaker;
 pub mod codec;
+pub mod conversation;
 pub mod cursor;
 pub mod draft;
 pub mod fact;
@@ -23,6 +25,7 @@ pub mod time;
 pub mod topic;
 pub mod view;
 
+pub use conversation::{ChatCommand, Conversation};
 pub use cursor::Cursor;
 pub use draft::Draft;
 pub use fact::{Fact, Reason, State, What};

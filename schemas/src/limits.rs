@@ -137,6 +137,17 @@ limits! {
         deliver_ms: u64 = 5_000,
         /// How long a write to history may take before it is repeated, ms.
         record_ms: u64 = 10_000,
+        /// How long log or history, which the dataflow cannot do without, are left alone once their breaker is open, ms; then
+        /// one call tries. Short, because nothing else is refused meanwhile and all that waits flows when they are back.
+        store_open_ms: u64 = 1_000,
+        /// How long presence may take to say where users are, ms; past that they count as unknown and the inbox has it.
+        locate_ms: u64 = 1_000,
+        /// Users whose place could not be asked, remembered to be offered their newest message once it can; past that catch-up alone has it.
+        unlocated: usize = 100_000,
+        /// Tenants that metrics name, an instance: the first so many; the rest are told together as `other`.
+        tenants_named: usize = 100,
+        /// How often a device that comes back in the middle of an attempt is given the whole acknowledgement time again.
+        ack_renewals: u8 = 3,
         /// How often the due-table is looked at, ms.
         due_every_ms: u64 = 500,
         /// Rows of the due-table taken at once.
@@ -199,6 +210,34 @@ limits! {
 }
 
 limits! {
+    /// Conversations.
+    ChatLimits {
+        /// How long one's own message may be edited or deleted, ms: long enough to correct a mistake, too short to rewrite history.
+        edit_ms: u64 = 15 * 60_000,
+        /// How often one message may be edited: each edit is a row that readers of the message pass.
+        edits: u32 = 20,
+        /// Characters of the last message that a list shows (R3.3).
+        preview_chars: usize = 100,
+        /// `Read` facts of one record: what one mark says is told in pieces that fit a record.
+        receipts: usize = 500,
+        /// Conversations kept in memory by their owner, an instance; a forgotten one is read again.
+        kept: usize = 50_000,
+        /// How long the door waits for a chat write to be recorded before it answers 202, ms (rule 14).
+        answer_ms: u64 = 500,
+        /// Least time between two `typing` frames that one session sends on in one conversation, ms; those between are dropped.
+        typing_ms: u64 = 1_000,
+        /// Conversations, the most recent ones, whose other side is told that a user came or went: bounds the fan-out.
+        peers: usize = 100,
+        /// Turns of one conversation that the cache keeps (R8.1).
+        cache_turns: usize = 50,
+        /// How long the cache keeps a conversation's turns and a list, ms (R8.1).
+        cache_ms: u64 = 300_000,
+        /// Conversations and lists that the cache keeps, each; the least recently used goes first.
+        cache_rows: usize = 10_000,
+    }
+}
+
+limits! {
     /// The embedded store and the log.
     StoreLimits {
         /// Partitions, fixed when an installation is created.
@@ -209,7 +248,7 @@ limits! {
         group_writes: usize = 16_384,
         /// Bytes of one commit group.
         group_bytes: usize = 8 * 1024 * 1024,
-        /// Least time between two syncs while writes keep coming, ms: a lone write never waits.
+        /// Least time from one sync to the next at load, ms, and half of it while groups are small: a lone writer never waits.
         group_every_ms: u64 = 2,
         /// Memory of the block cache, bytes.
         cache_bytes: u64 = 64 * 1024 * 1024,
@@ -227,6 +266,30 @@ limits! {
         free_bytes: u64 = 256 * 1024 * 1024,
         /// How long dead letters are kept, ms: 7 days (R4.5).
         dead_ms: u64 = 7 * 24 * 3_600_000,
+        /// How long a CQL cluster may take to answer a request, ms: less than `flow.record_ms`, so that a write is repeated by whoever knows most.
+        cql_ms: u64 = 3_000,
+        /// Requests on their way to a CQL cluster at once: what a cluster in trouble makes wait, waits here.
+        cql_requests: usize = 256,
+        /// Messages whose status is kept in memory beside a CQL cluster while facts about them come in, about 400 bytes each; others are read.
+        cql_states: usize = 100_000,
+        /// KiB of records on their way to Kafka, a record at least one; appends past that wait in line.
+        kafka_queue_kib: u32 = 64 * 1024,
+        /// How long records wait for others to go to Kafka with, ms: a broker's cost goes by requests.
+        kafka_linger_ms: u64 = 3,
+        /// How long an append to Kafka may take, ms: longer than brokers need to agree on a new leader.
+        kafka_append_ms: u64 = 20_000,
+        /// How long one question to Kafka, one read or one commit may take, ms.
+        kafka_ask_ms: u64 = 5_000,
+        /// Bytes of one record in Kafka: the facts of one partition of one moment fit.
+        kafka_record_bytes: usize = 8 * 1024 * 1024,
+        /// KiB that a member fetches ahead of each partition: the memory of a backlog, and what a takeover fetches again.
+        kafka_prefetch_kib: usize = 512,
+        /// Threads that read from anywhere in Kafka (events, tail), each one partition at a time.
+        kafka_readers: usize = 4,
+        /// How long a member waits for its partitions to be released before it gives them up, ms: longer than `drain_ms`.
+        kafka_release_ms: u64 = 15_000,
+        /// Without a sign of life for so long a member is dead, ms: for brokers before 4.0, where members say it.
+        kafka_session_ms: u64 = 6_000,
     }
 }
 
@@ -258,6 +321,37 @@ limits! {
     }
 }
 
+limits! {
+    /// Redis: presence, the way between nodes, shared quotas.
+    RedisLimits {
+        /// How long a command may take before Redis counts as away, ms: slow is as bad as dead.
+        command_ms: u64 = 1_000,
+        /// The longest wait between two attempts to reach a Redis that is away, ms; the first comes at once.
+        reconnect_ms: u64 = 1_000,
+        /// How old the list of living nodes may be when users are located, ms.
+        nodes_ms: u64 = 1_000,
+        /// Least time between two frames to one node while hints keep coming, ms: what comes in between travels together, and a lone
+        /// hint never waits.
+        frame_every_ms: u64 = 3,
+        /// Bytes of hints from which on a frame takes no more: it stays well below what Redis keeps for a slow reader.
+        frame_bytes: usize = 256 * 1024,
+        /// Parts waiting to be sent to one node; past that its deliveries fail and are tried again.
+        outbox: usize = 1_024,
+        /// Deliveries waiting for a node's answer, a process.
+        asks: usize = 4_096,
+        /// How long an answer may be missing before the hints are sent again, ms; doubles each time, until the delivery's deadline.
+        resend_ms: u64 = 300,
+        /// Frames that came and wait for this node; past that they are dropped and sessions compare with their inboxes.
+        inbound: usize = 512,
+        /// Answers a node remembers, so that hints that were sent again are answered and not offered twice.
+        answered: usize = 4_096,
+        /// A door leases quota tokens for so long ahead, ms: a twentieth of the shortest window, so that doors share it closely.
+        lease_ms: u64 = 50,
+        /// Quota holders whose leases a door remembers; the others ask Redis anew.
+        holders: usize = 100_000,
+    }
+}
+
 /// All bounds.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -270,10 +364,14 @@ pub struct Limits {
     pub flow: FlowLimits,
     /// A socket.
     pub socket: SocketLimits,
+    /// Conversations.
+    pub chat: ChatLimits,
     /// The embedded store and the log.
     pub store: StoreLimits,
     /// What leaves for the world.
     pub sink: SinkLimits,
+    /// Redis.
+    pub redis: RedisLimits,
 }
 
 impl Limits {
@@ -283,8 +381,10 @@ impl Limits {
         ("door", DoorLimits::KEYS),
         ("flow", FlowLimits::KEYS),
         ("socket", SocketLimits::KEYS),
+        ("chat", ChatLimits::KEYS),
         ("store", StoreLimits::KEYS),
         ("sink", SinkLimits::KEYS),
+        ("redis", RedisLimits::KEYS),
     ];
 }
 

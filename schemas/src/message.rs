@@ -75,6 +75,12 @@ pub enum Kind {
     OneWay,
     /// Part of a conversation.
     Chat(ConversationId),
+    /// Another text for an older message of a conversation.
+    Edit(ConversationId, MessageId),
+    /// An older message of a conversation is taken back.
+    Delete(ConversationId, MessageId),
+    /// What happened to a conversation; the content says what ([`crate::conversation::Note`], as JSON).
+    Note(ConversationId),
 }
 
 impl Kind {
@@ -82,13 +88,21 @@ impl Kind {
     pub fn conversation(self) -> Option<ConversationId> {
         match self {
             Self::OneWay => None,
-            Self::Chat(id) => Some(id),
+            Self::Chat(id) | Self::Edit(id, _) | Self::Delete(id, _) | Self::Note(id) => Some(id),
+        }
+    }
+
+    /// The older message it is about.
+    pub fn about(self) -> Option<MessageId> {
+        match self {
+            Self::Edit(_, of) | Self::Delete(_, of) => Some(of),
+            Self::OneWay | Self::Chat(_) | Self::Note(_) => None,
         }
     }
 
     /// Whether its recipient may answer it: one-way is one-way (P12, R1.4).
     pub fn may_be_replied_to(self) -> bool {
-        matches!(self, Self::Chat(_))
+        self.conversation().is_some()
     }
 
     /// The word on the wire.
@@ -96,6 +110,9 @@ impl Kind {
         match self {
             Self::OneWay => "one_way",
             Self::Chat(_) => "chat",
+            Self::Edit(..) => "edit",
+            Self::Delete(..) => "delete",
+            Self::Note(_) => "note",
         }
     }
 }

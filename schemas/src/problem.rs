@@ -80,6 +80,24 @@ codes! {
     UnknownRecipient = "unknown-recipient", 422, "The recipient is not known to this business";
     /// Already handed over: it cannot be taken back.
     TooLate = "too-late", 409, "The message has gone out already";
+    /// Nobody writes in a closed conversation.
+    ConversationClosed = "conversation-closed", 409, "The conversation is closed";
+    /// The mobile user has blocked the business.
+    Blocked = "blocked", 403, "The mobile user has blocked this conversation";
+    /// Somebody else answers for the business now.
+    AssignedElsewhere = "assigned-elsewhere", 409, "The conversation is assigned to somebody else";
+    /// Chat is for verified mobile users.
+    NotVerified = "not-verified", 403, "The mobile user is not verified";
+    /// Only one's own messages can be edited or deleted.
+    NotYourMessage = "not-your-message", 403, "The message is somebody else's";
+    /// Editing and deleting end some time after the message.
+    EditTooLate = "edit-too-late", 409, "The time in which the message could be changed is over";
+    /// A deleted message stays deleted.
+    MessageDeleted = "message-deleted", 409, "The message is deleted";
+    /// A message is edited only so often.
+    TooManyEdits = "too-many-edits", 409, "The message was edited as often as it may be";
+    /// A mark beyond the end of the conversation.
+    ReadBeyondEnd = "read-beyond-end", 422, "The mark is beyond the end of the conversation";
     /// More than the session was sent.
     AckBeyondSent = "ack-beyond-sent", 409, "The acknowledgement is beyond what was sent";
     /// A quota is used up.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec,
+    conversation::ChatCommand,
     fact::Fact,
     ids::MessageId,
     message::Message,
@@ -21,6 +22,8 @@ pub enum LaneRecord {
     Accepted(Message),
     /// A message that is recorded already and is to be tried again: the first of a new round.
     Again(Again),
+    /// What is asked of a conversation and is no message. On lane High alone.
+    Chat(Box<ChatCommand>),
 }
 
 /// A message to be tried again: the body of a record of a retry tier. It names the message and does not carry it; the
@@ -83,6 +86,34 @@ pub fn is_again(body: &[u8]) -> bool {
     body.starts_with(&[codec::VERSION, 1])
 }
 
+/// The record of a command of chat, on lane High of its conversation's partition.
+pub fn chat(command: &ChatCommand, partitions: u16) -> Append {
+    let headers = Headers {
+        id: Some(command.id),
+        tenant: Some(command.pair.tenant.clone()),
+        priority: Some(Lane::High),
+        attempt: Attempt::default(),
+        traceparent: command.trace.clone(),
+    };
+    // The body is borrowed: the variants before it keep its number what postcard writes for `LaneRecord::Chat`.
+    #[derive(Serialize)]
+    enum Borrowed<'a> {
+        #[expect(dead_code, reason = "a variant's number is its place")]
+        Accepted,
+        #[expect(dead_code, reason = "a variant's number is its place")]
+        Again,
+        Chat(&'a ChatCommand),
+    }
+    let at = TopicPartition { topic: Topic::Lane(Lane::High), partition: command.pair.partition(partitions) };
+    Append { at, headers, body: codec::encode(&Borrowed::Chat(command)) }
+}
+
+/// Whether a lane's record is a command of chat, told from its first bytes alone: commands are no accepted messages, so the
+/// books pass over them.
+pub fn is_chat(body: &[u8]) -> bool {
+    body.starts_with(&[codec::VERSION, 2])
+}
+
 /// The records of facts: one per partition, with all its facts in the order given.
 pub fn facts(facts: Vec<Fact>) -> Vec<Append> {
     let mut by_partition = std::collections::BTreeMap::<_, Vec<Fact>>::new();
@@ -113,7 +144,36 @@ pub fn dead(dead: &Dead) -> Append {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topic::Partition;
+    use crate::{
+        conversation::{Command, Pair, UpTo},
+        ids::Sender,
+        topic::Partition,
+    };
+
+    #[test]
+    fn a_command_of_chat_is_told_from_its_first_bytes_and_rides_high() {
+        let pair = Pair {
+            tenant: "acme".parse().unwrap(),
+            business: "sara".parse().unwrap(),
+            mobile: crate::Phone::from_stored("+962790000001").unwrap(),
+        };
+        for command in [Command::Open, Command::Read { up_to: UpTo::Seq(9) }, Command::Archive(true)] {
+            let command = ChatCommand {
+                id: MessageId::fresh(Timestamp(1)),
+                pair: pair.clone(),
+                by: "business:sara".parse::<Sender>().unwrap(),
+                command,
+                accepted_at: Timestamp(1),
+                client_ref: None,
+                trace: None,
+                fingerprint: [7; 16],
+            };
+            let record = chat(&command, 24);
+            assert!(is_chat(&record.body) && !is_again(&record.body));
+            assert_eq!((record.at.topic, record.at.partition), (Topic::Lane(Lane::High), pair.partition(24)));
+            assert_eq!(codec::decode::<LaneRecord>(&record.body), Ok(LaneRecord::Chat(Box::new(command))));
+        }
+    }
 
     #[test]
     fn a_repeated_message_is_told_from_its_first_bytes() {

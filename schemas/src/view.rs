@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    conversation::{Conversation, Preview, Shown, Side},
     cursor::Cursor,
     fact::{Past, Reason, State},
-    ids::{ConversationId, MessageId, Party, Ref, Sender},
+    ids::{ConversationId, MessageId, Party, Ref, Sender, UserId},
     json::Json,
     message::{ContentType, Message, Priority},
     status::Status,
@@ -60,6 +61,18 @@ pub struct Item {
     /// When it expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// The message that an edit or a deletion is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<MessageId>,
+    /// Its number in its conversation, where a conversation's messages are listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// When it was given the text it has, if it was edited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edited_at: Option<Timestamp>,
+    /// When it was deleted; its content is empty since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<Timestamp>,
 }
 
 impl Item {
@@ -84,6 +97,10 @@ impl Item {
             metadata: None,
             send_at: None,
             expires_at: message.expires_at,
+            about: message.kind.about(),
+            seq: None,
+            edited_at: None,
+            deleted_at: None,
         }
     }
 
@@ -92,6 +109,103 @@ impl Item {
         let client_ref = message.client_ref.clone();
         let metadata = message.metadata.clone();
         Self { client_ref, metadata, send_at: message.send_at, ..Self::for_recipient(message, state, None) }
+    }
+
+    /// As a user is shown it in a list of its conversation's messages: with its newest text.
+    pub fn of_turn(shown: &Shown, user: &UserId) -> Self {
+        let message = &shown.turn.message;
+        let own = message.from == Sender::User(user.party.clone());
+        let item =
+            if own { Self::for_sender(message, &shown.state) } else { Self::for_recipient(message, &shown.state, None) };
+        let content = shown.content();
+        Self {
+            content: content.map(|content| content.body.clone()).unwrap_or_default(),
+            content_type: content.map_or(ContentType::Text, |content| content.content_type),
+            subject: content.and_then(|content| content.subject.clone()),
+            seq: Some(shown.turn.seq),
+            edited_at: shown.edited.as_ref().map(|(at, _)| *at).filter(|_| shown.deleted_at.is_none()),
+            deleted_at: shown.deleted_at,
+            ..item
+        }
+    }
+}
+
+/// Where a conversation stands for whoever asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// Open, and in the list.
+    Active,
+    /// Put away by whoever asks.
+    Archived,
+    /// Nobody writes until it is reopened.
+    Closed,
+}
+
+/// A conversation, as one of its sides is shown it. Field order is the order on the wire.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Thread {
+    /// Its name.
+    pub id: ConversationId,
+    /// Who it began with on the side of the business.
+    pub business: Party,
+    /// The mobile user.
+    pub mobile: Party,
+    /// Who answers for the business now.
+    pub assigned_to: Party,
+    /// `active`, `archived` or `closed`.
+    pub status: Standing,
+    /// Whether the mobile user refuses what the business writes.
+    pub blocked: bool,
+    /// Messages that the asker has yet to read.
+    pub unread: u64,
+    /// The number of its last message, edit, deletion or note.
+    pub last_seq: u64,
+    /// Up to which number the asker has read.
+    pub read_seq: u64,
+    /// Up to which number the other side has read.
+    pub other_read_seq: u64,
+    /// When it was opened.
+    pub created_at: Timestamp,
+    /// When its last message or note was recorded.
+    pub last_at: Timestamp,
+    /// Its last message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Preview>,
+    /// Whether the other side is connected, where it lets that be known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online: Option<bool>,
+    /// When the other side was last connected, where it lets that be known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Timestamp>,
+}
+
+impl Thread {
+    /// As this side is shown it; presence is not known here.
+    pub fn of(conversation: &Conversation, side: Side) -> Self {
+        let (own, other) = (conversation.half(side), conversation.half(side.other()));
+        let status = match (&conversation.closed, own.archived) {
+            (Some(_), _) => Standing::Closed,
+            (None, true) => Standing::Archived,
+            (None, false) => Standing::Active,
+        };
+        Self {
+            id: conversation.id,
+            business: Party::Business(conversation.pair.business.clone()),
+            mobile: Party::Mobile(conversation.pair.mobile),
+            assigned_to: Party::Business(conversation.assigned_to.clone()),
+            status,
+            blocked: conversation.blocked,
+            unread: own.unread(),
+            last_seq: conversation.last_seq,
+            read_seq: own.read_seq,
+            other_read_seq: other.read_seq,
+            created_at: conversation.created_at,
+            last_at: conversation.last_at,
+            last: conversation.preview.clone(),
+            online: None,
+            last_seen: None,
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 //! port of `schemas`: deliveries to the nodes that hold sessions, notes to connected senders, notices to administrators.
 //! Decides nothing: who is told what was settled before it comes here.
 
-pub mod breaker;
 mod dispatch;
 mod nodes;
 pub mod notice;
 mod parcel;
+
+pub use schemas::breaker;
 
 pub use dispatch::{Parts, Sinks};
 pub use notice::Notice;

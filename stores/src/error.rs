@@ -64,6 +64,18 @@ pub enum OpenError {
         /// What was asked for.
         asked: u16,
     },
+    /// This user may not write to it.
+    #[error(
+        "the data folder {} cannot be written to ({source}): give the user that runs esh3ar the right to write there \
+         (chown, or mount it for writing), or name another folder with --data",
+        path.display()
+    )]
+    ReadOnly {
+        /// The folder.
+        path: PathBuf,
+        /// What the machine said.
+        source: std::io::Error,
+    },
     /// The machine refused something.
     #[error("{what} {} failed: {source}: check the folder's permissions and its disk", path.display())]
     Io {
@@ -89,13 +101,59 @@ pub enum OpenError {
     /// An address that no adapter takes.
     #[error("{0}")]
     Address(String),
+    /// An adapter that this build does not have.
+    #[error(
+        "this build has no {what} adapter: take a release, or build it in with `cargo build --release --package esh3ar-ops \
+         --features {feature}`"
+    )]
+    NotBuilt {
+        /// What it would speak to.
+        what: &'static str,
+        /// The cargo feature that builds it in.
+        feature: &'static str,
+    },
+    /// Servers that do not answer, or not yet: waiting may help. Every other refusal stays one until somebody changes
+    /// something.
+    #[error(
+        "{what} at {hosts} does not answer ({why}): check that it runs, that `{setting}` names it, and that nothing is in between"
+    )]
+    Unreachable {
+        /// What is being asked: `Kafka`, `the history`, `Redis`.
+        what: &'static str,
+        /// Where, without a login.
+        hosts: String,
+        /// The configuration key that says so.
+        setting: &'static str,
+        /// What was heard instead.
+        why: String,
+    },
 }
 
 impl OpenError {
+    /// Whether to try again makes sense: a server that does not answer may still come.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
     /// Turns a machine's refusal into a sentence.
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { what, path, source }
+    }
+
+    /// The same for what is done in a data folder: that it cannot be written to has a sentence of its own.
+    pub(crate) fn writing(
+        folder: &std::path::Path,
+        what: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let (folder, path) = (folder.to_path_buf(), path.into());
+        move |source| match source.kind() {
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                Self::ReadOnly { path: folder, source }
+            }
+            _ => Self::Io { what, path, source },
+        }
     }
 
     /// Turns the storage engine's refusal into a sentence.

@@ -1,33 +1,44 @@
 //! Keeps: the log, the history, presence and the backplane, behind the ports.
 //!
-//! [`Stores::open`] opens all four for one process on one data folder. What is wrong with the folder is said by
-//! [`OpenError`]; what goes wrong with its disk later, once, by [`Stores::fatal`]. [`data`] looks at a folder nobody has
-//! open.
+//! [`Stores::open`] opens all of them for one process: each from the address that is given for it, and from the data folder
+//! (log, history) or in this process (presence, backplane) where none is. What is wrong is said by [`OpenError`]; what goes
+//! wrong with the folder's disk later, once, by [`Stores::fatal`]. [`data`] looks at a folder nobody has open.
 
 pub mod backplane;
 pub mod data;
 pub mod embedded;
 mod error;
+mod folder;
 pub mod history;
 mod keeper;
+pub mod limiter;
 pub mod log;
 pub mod presence;
+#[cfg(feature = "redis")]
+pub mod redis;
+mod servers;
+pub mod setup;
 pub mod urls;
 
 use std::{path::PathBuf, sync::Arc};
 
+use futures::future::BoxFuture;
 use schemas::{
-    Clock,
-    limits::StoreLimits,
-    port::{Backplane, History, Log, Presence},
+    Clock, Limits, Timestamp,
+    limits::{RedisLimits, StoreLimits},
+    port::{Backplane, History, Ingress, Limiter, Log, PortResult, Presence},
 };
 use tokio::sync::watch;
 
 pub use error::OpenError;
 
 use crate::{
-    backplane::LocalBackplane, embedded::Engine, history::embedded::EmbeddedHistory, keeper::Keeper, log::EmbeddedLog,
+    backplane::LocalBackplane,
+    folder::Folder,
+    limiter::LocalLimiter,
     presence::LocalPresence,
+    servers::{Reach, Servers},
+    urls::Address,
 };
 
 /// What to open.
@@ -37,8 +48,50 @@ pub struct Settings {
     pub data: PathBuf,
     /// Its bounds.
     pub limits: StoreLimits,
+    /// The bounds of Redis.
+    pub redis: RedisLimits,
     /// How long a session's presence holds without being refreshed, ms.
     pub presence_ms: u64,
+    /// How long a node may take to answer a delivery, ms.
+    pub deliver_ms: u64,
+    /// Holders of quotas remembered in this process.
+    pub quota_holders: usize,
+    /// The servers.
+    pub places: Places,
+}
+
+impl Settings {
+    /// Everything in a data folder and this process.
+    pub fn folder(data: PathBuf, limits: StoreLimits, presence_ms: u64) -> Self {
+        let all = Limits::default();
+        Self {
+            data,
+            limits,
+            redis: all.redis,
+            presence_ms,
+            deliver_ms: all.flow.deliver_ms,
+            quota_holders: all.door.quota_holders as usize,
+            places: Places::default(),
+        }
+    }
+}
+
+/// Servers that keep something instead of the data folder or this process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Places {
+    /// The log.
+    pub log: Option<Address>,
+    /// The history.
+    pub history: Option<Address>,
+    /// Presence, backplane and shared quotas.
+    pub presence: Option<Address>,
+}
+
+impl Places {
+    /// Whether something stands in the data folder, so that one process alone can work with it.
+    pub fn needs_folder(&self) -> bool {
+        self.log.is_none() || self.history.is_none()
+    }
 }
 
 /// All that is kept.
@@ -51,49 +104,81 @@ pub struct Stores {
     pub presence: Arc<dyn Presence>,
     /// The backplane.
     pub backplane: Arc<dyn Backplane>,
-    kept: Arc<EmbeddedHistory>,
-    keeper: Keeper,
-    engine: Engine,
+    /// Quotas.
+    pub limiter: Arc<dyn Limiter>,
+    settings: Settings,
+    folder: Option<Folder>,
+    servers: Servers,
+    /// What [`Stores::fatal`] gives where there is no folder: nothing, ever.
+    never: watch::Sender<Option<String>>,
 }
 
 impl Stores {
-    /// Opens a data folder, creating it if it is not there. Takes its lock until the last of what it gave is dropped.
-    pub fn open(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let Settings { data, limits, presence_ms } = settings;
-        let engine = Engine::open(&data, &limits)?;
-        let log = EmbeddedLog::open(engine.clone(), clock.clone(), &limits)?;
-        let kept = Arc::new(EmbeddedHistory::open(engine.clone(), clock.clone(), &limits)?);
-        let keeper =
-            Keeper::start(log.clone(), clock.clone()).map_err(OpenError::io("starting the keeper of", data))?;
-        Ok(Self {
-            log: Arc::new(log),
-            history: kept.clone(),
-            presence: Arc::new(LocalPresence::new(clock, presence_ms, limits.node_ms)),
-            backplane: Arc::new(LocalBackplane::new()),
-            kept,
-            keeper,
-            engine,
-        })
+    /// Opens what the settings name. A data folder is created if it is not there, and only where something is kept in it; its
+    /// lock is held until the last of what this gave is dropped. A server that does not answer is
+    /// [`OpenError::Unreachable`]; every other refusal stays one until somebody changes something.
+    pub async fn open(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let places = &settings.places;
+        let mut servers = Servers::default();
+        // Servers first: what they refuse is found out before the folder's journal is read.
+        let log = servers.log(places.log.as_ref(), &settings.limits, &clock).await?;
+        let history = servers.history(places.history.as_ref(), &settings.limits, &clock).await?;
+        let reach = servers.presence(places.presence.as_ref(), &settings, &clock).await?;
+        let mut folder = None;
+        let (log, history) = match (log, history) {
+            (Some(log), Some(history)) => (log, history),
+            (log, history) => {
+                let opened = Folder::open(settings.clone(), clock.clone(), log.is_none(), history.is_none()).await?;
+                let log = log.or_else(|| opened.log());
+                let history = history.or_else(|| opened.history());
+                folder = Some(opened);
+                match (log, history) {
+                    (Some(log), Some(history)) => (log, history),
+                    // Not reached: the folder was asked for what is missing.
+                    _ => return Err(OpenError::Address("nothing keeps the log or the history".into())),
+                }
+            }
+        };
+        let Reach { presence, backplane, limiter } = reach.unwrap_or_else(|| {
+            let presence = LocalPresence::new(clock.clone(), settings.presence_ms, settings.limits.node_ms);
+            Reach {
+                presence: Arc::new(presence),
+                backplane: Arc::new(LocalBackplane::new()),
+                limiter: Arc::new(LocalLimiter::new(clock.clone(), settings.quota_holders)),
+            }
+        });
+        let (never, _) = watch::channel(None);
+        Ok(Self { log, history, presence, backplane, limiter, settings, folder, servers, never })
     }
 
-    /// Says why, once nothing can be written any more: the process is to end, and starting it again finds out what the disk
-    /// holds.
+    /// Says why, once nothing can be written to the folder any more: the process is to end, and starting it again finds out
+    /// what the disk holds.
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
-        self.engine.fatal()
+        self.folder.as_ref().map_or_else(|| self.never.subscribe(), Folder::fatal)
     }
 
-    /// Counters since start.
-    pub fn stats(&self) -> Stats {
-        self.engine.stats()
+    /// Counters of the folder since start; `None` where nothing is kept in one.
+    pub fn stats(&self) -> Option<Stats> {
+        self.folder.as_ref().map(Folder::stats)
+    }
+
+    /// The times that the servers tell, each with whose it is: by them nodes know that their clocks agree.
+    pub fn clocks(&self) -> Vec<(&'static str, BoxFuture<'static, PortResult<Timestamp>>)> {
+        self.servers.clocks()
+    }
+
+    /// Joins those who read what businesses produce to the log's `ingress` topics; `None` where the log is a folder, which
+    /// nobody else can produce to.
+    pub async fn ingress(&self) -> Result<Option<Box<dyn Ingress>>, OpenError> {
+        servers::ingress(self.settings.places.log.as_ref(), &self.settings.limits).await
     }
 
     /// Finishes what was submitted; everything after that is refused.
     pub async fn close(self) {
-        self.keeper.stop().await;
-        if let Err(error) = self.kept.flush().await {
-            tracing::warn!(%error, "the last cursors were not written: those devices are sent a little twice");
+        if let Some(folder) = self.folder {
+            folder.close().await;
         }
-        self.engine.close().await;
+        self.servers.close().await;
     }
 }
 
@@ -114,25 +199,48 @@ pub struct Stats {
 
 #[cfg(test)]
 mod tests {
-    use schemas::{Partition, Timestamp, port::PortError, time::ManualClock};
+    use schemas::{Partition, port::PortError, time::ManualClock};
 
     use super::*;
+
+    fn settings(data: PathBuf) -> Settings {
+        Settings::folder(data, StoreLimits { free_bytes: 0, ..StoreLimits::default() }, 300_000)
+    }
 
     #[tokio::test]
     async fn a_folder_is_let_go_on_close_and_opens_again() {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
-        let limits = StoreLimits { free_bytes: 0, ..StoreLimits::default() };
-        let settings = Settings { data: dir.path().join("data"), limits, presence_ms: 300_000 };
+        let settings = settings(dir.path().join("data"));
         for epoch in 1..4 {
-            let stores = Stores::open(settings.clone(), clock.clone()).unwrap();
-            assert!(matches!(Stores::open(settings.clone(), clock.clone()).map(drop), Err(OpenError::Busy { .. })));
+            let stores = Stores::open(settings.clone(), clock.clone()).await.unwrap();
+            let second = Stores::open(settings.clone(), clock.clone()).await.map(drop);
+            assert!(matches!(second, Err(OpenError::Busy { .. })));
             let given = stores.history.take_over(&[Partition(3)]).await.unwrap();
             assert_eq!(given[0].0, epoch);
-            assert!(stores.stats().syncs > 0 && stores.fatal().borrow().is_none());
+            assert!(stores.stats().unwrap().syncs > 0 && stores.fatal().borrow().is_none());
+            assert!(stores.clocks().is_empty() && stores.ingress().await.unwrap().is_none());
             let log = stores.log.clone();
             stores.close().await;
             assert!(matches!(log.check().await, Err(PortError::Unavailable(_))));
         }
+    }
+
+    #[cfg(not(any(feature = "kafka", feature = "scylla", feature = "redis")))]
+    #[tokio::test]
+    async fn an_adapter_that_is_not_built_in_is_refused_with_how_to_build_it_and_no_folder_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+        let address = |text: &str| Some(Address::parse(text).unwrap());
+        for (places, feature) in [
+            (Places { log: address("kafka://a:1"), ..Places::default() }, "--features kafka"),
+            (Places { history: address("scylla://a:1/k"), ..Places::default() }, "--features scylla"),
+            (Places { presence: address("redis://a:1"), ..Places::default() }, "--features redis"),
+        ] {
+            let settings = Settings { places, ..settings(dir.path().join("data")) };
+            let said = Stores::open(settings, clock.clone()).await.map(drop).unwrap_err();
+            assert!(said.to_string().contains(feature) && !said.may_pass(), "{said}");
+        }
+        assert!(!dir.path().join("data").exists());
     }
 }

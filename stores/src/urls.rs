@@ -33,11 +33,32 @@ pub fn parse(url: &str) -> Result<Place, OpenError> {
         "file" if !rest.is_empty() => Ok(Place::Folder(rest.into())),
         "file" => Err(OpenError::Address("`file:` needs a path, e.g. file:./esh3ar-data".into())),
         "memory" => Ok(Place::Process),
-        "kafka" | "scylla" | "redis" => Err(OpenError::Address(format!(
-            "this esh3ar has no {scheme} adapter built in: it keeps everything in a folder; name one, e.g. file:./esh3ar-data"
+        "kafka" | "scylla" | "redis" | "rediss" | "redis-cluster" => Err(OpenError::Address(format!(
+            "`{scheme}:` is not a folder: name it as one of `stores.log`, `stores.history` or `stores.presence`; `data` is a \
+             folder, e.g. file:./esh3ar-data"
         ))),
         _ => Err(OpenError::Address(format!("no store answers to `{scheme}:`: use file:, memory:, or a plain path"))),
     }
+}
+
+/// Schemes of `stores.log`.
+pub const LOGS: [&str; 1] = ["kafka"];
+/// Schemes of `stores.history`.
+pub const HISTORIES: [&str; 1] = ["scylla"];
+/// Schemes of `stores.presence`.
+pub const PRESENCES: [&str; 3] = ["redis", "rediss", "redis-cluster"];
+
+/// The address of servers that a setting names; `None` where it is empty. Another scheme is refused with those there are.
+pub fn server(text: &str, schemes: &[&str]) -> Result<Option<Address>, OpenError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let known = schemes.iter().map(|scheme| format!("{scheme}://HOST:PORT")).collect::<Vec<_>>().join(" or ");
+    let address = Address::parse(text).map_err(|why| OpenError::Address(format!("{why}; write {known}")))?;
+    if schemes.contains(&address.scheme.as_str()) {
+        return Ok(Some(address));
+    }
+    Err(OpenError::Address(format!("nothing here answers to `{}://`: write {known}", address.scheme)))
 }
 
 /// The address of servers: `scheme://[user[:password]@]host:port[,host:port…][/path][?key=value&…]`. Its text forms never show
@@ -137,13 +158,27 @@ mod tests {
         assert_eq!(parse("file:./data").unwrap(), Place::Folder("./data".into()));
         assert_eq!(parse("file:///var/lib/esh3ar").unwrap(), Place::Folder("/var/lib/esh3ar".into()));
         assert_eq!(parse("memory:").unwrap(), Place::Process);
-        for (url, word) in [("kafka://a:9092", "no kafka adapter"), ("mongo:x", "`mongo:`"), ("file:", "path")] {
+        for (url, word) in [("kafka://a:9092", "`stores.log`"), ("mongo:x", "`mongo:`"), ("file:", "path")] {
             let refusal = parse(url).unwrap_err().to_string();
             assert!(refusal.contains(word), "{refusal}");
         }
         assert_eq!(folder("./data").unwrap(), PathBuf::from("./data"));
         assert_eq!(folder("file:./data").unwrap(), PathBuf::from("./data"));
         assert!(folder("memory:").is_err() && folder("s3://bucket").is_err());
+    }
+
+    #[test]
+    fn a_setting_names_servers_of_its_own_kind() {
+        assert_eq!(server("", &LOGS).unwrap(), None);
+        assert_eq!(server("rediss://a:1", &PRESENCES).unwrap().unwrap().scheme, "rediss");
+        for (text, schemes, part) in [
+            ("redis://a:1", &LOGS[..], "kafka://HOST:PORT"),
+            ("localhost:9092", &LOGS[..], "scheme://"),
+            ("kafka://a:1", &PRESENCES[..], "redis-cluster://HOST:PORT"),
+        ] {
+            let said = server(text, schemes).unwrap_err().to_string();
+            assert!(said.contains(part), "{said}");
+        }
     }
 
     #[test]

@@ -248,7 +248,7 @@ impl Model {
                     state: State::default(),
                 });
                 let (one_way, recorded_at) = (position.n, Timestamp(0));
-                self.inbox.push(Entry { inbox, position, prev, one_way, recorded_at, message });
+                self.inbox.push(Entry { inbox, position, prev, one_way, recorded_at, message, end: None });
             }
             Op::NewOwner => self.epoch += 1,
             Op::Hint(i) if !self.hints.is_empty() => {

@@ -42,7 +42,8 @@ fn retry(n: u64, attempt: u8) -> Hint {
 fn entry(n: u64) -> (Entry, State) {
     let message = Arc::new(message_to(PHONE, u128::from(n)));
     let (position, prev) = (at(n), at(n - 1));
-    (Entry { inbox: inbox(), position, prev, one_way: n, recorded_at: Timestamp(0), message }, State::default())
+    let recorded_at = Timestamp(0);
+    (Entry { inbox: inbox(), position, prev, one_way: n, recorded_at, message, end: None }, State::default())
 }
 
 fn past(what: What) -> Past {

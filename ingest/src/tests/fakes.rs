@@ -30,9 +30,47 @@ impl FakeLog {
     pub(super) fn messages(&self) -> Vec<Message> {
         let read = |record: &Append| match codec::decode::<LaneRecord>(&record.body).unwrap() {
             LaneRecord::Accepted(message) => message,
-            LaneRecord::Again(_) => panic!("the door appends accepted messages only"),
+            LaneRecord::Again(_) | LaneRecord::Chat(_) => panic!("the door appends accepted messages only"),
         };
         self.records.lock().iter().map(read).collect()
+    }
+}
+
+/// Quotas by buckets that nobody forgets.
+pub(super) struct Buckets {
+    held: Mutex<HashMap<std::sync::Arc<str>, Bucket>>,
+    clock: std::sync::Arc<dyn schemas::Clock>,
+}
+
+impl Buckets {
+    pub(super) fn new(clock: std::sync::Arc<dyn schemas::Clock>) -> Self {
+        Self { held: Mutex::default(), clock }
+    }
+
+    fn now(&self) -> f64 {
+        (self.clock.mono().0 + 1) as f64 * 1_000.0
+    }
+}
+
+#[async_trait]
+impl Limiter for Buckets {
+    async fn take(&self, quotas: &[Quota], count: u32) -> Granted {
+        let (mut held, now) = (self.held.lock(), self.now());
+        let left = quotas.iter().map(|q| held.entry(q.key.clone()).or_default().remaining(q, now));
+        let (place, least) = left.enumerate().min_by_key(|(_, left)| *left).unwrap_or((0, count));
+        let granted = least.min(count);
+        for quota in quotas {
+            held.entry(quota.key.clone()).or_default().take(quota, granted, now);
+        }
+        let wait = held[&quotas[place].key].wait_ms(&quotas[place], 1, now).max(1);
+        Granted { count: granted, refused: (granted < count).then_some((place, wait)) }
+    }
+
+    async fn look(&self, quotas: &[Quota]) -> Vec<Standing> {
+        let (held, now) = (self.held.lock(), self.now());
+        let bucket = |quota: &Quota| held.get(&quota.key).copied().unwrap_or_default();
+        let look = |q: &Quota| Standing { remaining: bucket(q).remaining(q, now), wait_ms: bucket(q).wait_ms(q, 1, now) };
+        quotas.iter().map(look).collect()
     }
 }
 
@@ -87,6 +125,8 @@ impl Log for FakeLog {
 /// Keeps broadcasts.
 #[derive(Default)]
 pub(super) struct FakeHistory {
+    /// Conversations.
+    pub(super) talks: schemas::port::Talks,
     pub(super) broadcasts: Mutex<HashMap<BroadcastId, (Broadcast, Vec<Phone>)>>,
     /// `progress` calls that fail before one is kept: as if the process had died between append and progress.
     pub(super) forgets: AtomicUsize,
@@ -122,6 +162,8 @@ impl Broadcasts for FakeHistory {
         Ok(kept.clone())
     }
 }
+
+schemas::answers_from_talks!(FakeHistory, talks);
 
 #[async_trait]
 impl Inboxes for FakeHistory {

@@ -5,6 +5,7 @@ mod auth;
 mod batches;
 mod broadcasts;
 mod fakes;
+mod kafka;
 mod refusals;
 mod singles;
 
@@ -125,6 +126,8 @@ impl House {
             clock: clock.clone(),
             limits: Arc::new(limits),
             auth,
+            limiter: Arc::new(fakes::Buckets::new(clock.clone())),
+            take_over_ms: 0,
         });
         let router = with_fallbacks(door.routes());
         Self { log, history, clock, door, router }

@@ -41,11 +41,11 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The bounds.
     pub limits: Arc<Limits>,
-    /// The door.
-    pub door: Arc<ingest::Door>,
-    /// The sockets.
-    pub gateway: Arc<gateway::Gateway>,
-    /// The dataflow.
+    /// The door, where it is here.
+    pub door: Option<Arc<ingest::Door>>,
+    /// The sockets, where all of them are here.
+    pub gateway: Option<Arc<gateway::Gateway>>,
+    /// The dataflow, where it runs here.
     pub pipeline: Running,
     /// The tenant whose administrators see everything.
     pub operators: Tenant,

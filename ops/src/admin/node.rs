@@ -36,33 +36,53 @@ pub(super) async fn nodes(State(admin): State<Admin>, _who: Administrator) -> Re
     Ok(Json(json!({ "items": admin.0.presence.nodes().await? })))
 }
 
+/// What waits, installation-wide, and what this process's part of the dataflow does with it, where it has one.
 pub(super) async fn lanes(State(admin): State<Admin>, _who: Administrator) -> Result<Json<Value>, Refusal> {
-    let waiting = admin.0.door.waiting();
-    let gauges = admin.0.pipeline.lock().as_ref().map(pipeline::Pipeline::gauges).unwrap_or_default();
-    let (kept, scheduled) = admin.0.history.sizes().await?;
+    let parts = &admin.0;
+    let mut waiting = [0; 3];
+    for lane in Priority::ALL {
+        let at = usize::from(lane.number());
+        waiting[at] = match &parts.door {
+            Some(door) => door.waiting()[at],
+            None => ingest::lanes::ask(&parts.log, lane).await?,
+        };
+    }
+    let gauges = parts.pipeline.lock().as_ref().map(pipeline::Pipeline::gauges);
+    let (kept, scheduled) = parts.history.sizes().await?;
+    let sessions = match &parts.gateway {
+        Some(gateway) => gateway.sessions(),
+        None => parts.presence.nodes().await?.iter().map(|node| node.sessions).sum(),
+    };
     let lane = |lane: Priority| {
         let i = usize::from(lane.number());
-        json!({
-            "lane": lane,
-            "waiting": waiting[i],
-            "in_flight": gauges.in_flight[i],
-            "batches": gauges.batches[i],
-            "recorded": gauges.recorded[i],
-            "repeats": gauges.repeats[i],
-            "parked": gauges.parked[i],
-            "retries": gauges.retries[i],
-            "buried": gauges.buried[i],
-        })
+        let mut shown = json!({ "lane": lane, "waiting": waiting[i] });
+        if let (Some(gauges), Value::Object(shown)) = (&gauges, &mut shown) {
+            for (name, counts) in [
+                ("in_flight", &gauges.in_flight),
+                ("batches", &gauges.batches),
+                ("recorded", &gauges.recorded),
+                ("repeats", &gauges.repeats),
+                ("parked", &gauges.parked),
+                ("retries", &gauges.retries),
+                ("buried", &gauges.buried),
+            ] {
+                shown.insert(name.to_owned(), json!(counts[i]));
+            }
+        }
+        shown
     };
-    Ok(Json(json!({
+    let mut all = json!({
         "lanes": Priority::ALL.map(lane),
-        "retry_waiting": gauges.retries_waiting,
-        "acknowledgements_waiting": gauges.armed,
         "scheduled": scheduled,
         "kept": kept,
-        "dead": admin.0.history.dead_count().await?,
-        "sessions": admin.0.gateway.sessions(),
-    })))
+        "dead": parts.history.dead_count().await?,
+        "sessions": sessions,
+    });
+    if let (Some(gauges), Value::Object(all)) = (gauges, &mut all) {
+        all.insert("retry_waiting".to_owned(), json!(gauges.retries_waiting));
+        all.insert("acknowledgements_waiting".to_owned(), json!(gauges.armed));
+    }
+    Ok(Json(all))
 }
 
 pub(super) async fn drain(

@@ -71,6 +71,28 @@ impl Series {
     }
 }
 
+/// How a cost goes with a size: flat is what we are after.
+#[derive(Debug, Clone, Serialize)]
+pub struct Curve {
+    /// The scenario.
+    pub scenario: &'static str,
+    /// What is measured, with its unit.
+    pub what: String,
+    /// What the size is of.
+    pub size: &'static str,
+    /// (size, value), sizes rising.
+    pub points: Vec<(f64, f64)>,
+}
+
+impl Curve {
+    /// The dearest point over the cheapest: 1 where the curve is flat.
+    pub(crate) fn spread(&self) -> f64 {
+        let values = || self.points.iter().map(|(_, value)| *value);
+        let (least, most) = (values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max));
+        if least > 0.0 { most / least } else { 0.0 }
+    }
+}
+
 /// What a process has used so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Used {
@@ -122,4 +144,27 @@ pub(crate) fn bare_syncs(
     }
     std::fs::remove_file(&path)?;
     Ok(times)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flat_curve_spreads_by_one() {
+        let curve = |values: &[f64]| Curve {
+            scenario: "users",
+            what: "CPU".to_owned(),
+            size: "users",
+            points: values.iter().enumerate().map(|(n, v)| (n as f64, *v)).collect(),
+        };
+        assert!((curve(&[40.0, 40.0]).spread() - 1.0).abs() < 1e-9);
+        assert!((curve(&[40.0, 60.0, 20.0]).spread() - 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn this_process_uses_something() {
+        let pid = std::process::id();
+        assert!(resident(pid).unwrap() > 100_000.0 && used(pid).unwrap().cpu_micros >= 0.0);
+    }
 }

@@ -2,23 +2,40 @@
 //! the same run and the targets we set ourselves.
 //!
 //! Loads are open loop where latency is asked: a message's time counts from when it was meant to be sent, so that a server
-//! that stalls cannot hide it. Warm-up is not counted. Quotas are lifted, and the report says so.
+//! that stalls cannot hide it. Warm-up is not counted. Each scenario names the limits that it lifts, and accounts for every
+//! message that it sent: what does not add up is an error.
 
+mod bare;
 mod load;
 mod measure;
+mod page;
 mod report;
 mod scenario;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use ingest::auth::Who;
-use schemas::Phone;
+use parking_lot::Mutex;
+use schemas::{Clock, Phone, limits::StoreLimits};
+use stores::Stores;
 
-pub use measure::{Figure, Series};
-pub use report::{Report, serve_bare, write_page};
+pub use bare::serve as serve_bare;
+pub use measure::{Curve, Figure, Series};
+pub use page::write as write_page;
+pub use report::{Closing, Report};
 
-use crate::{child::Server, clock::SystemClock};
+use crate::{
+    child::{Launch, Server},
+    clock::SystemClock,
+};
+
+/// The tenant of every load.
+pub(crate) const TENANT: &str = "bench";
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -37,21 +54,23 @@ pub struct Bench {
     pub set: Vec<String>,
 }
 
-/// Limits that benchmarks lift, because they would measure the limit and not the server.
-pub const LIFTED: [&str; 7] = [
-    "limits.door.server_per_second=100000000",
-    "limits.door.system_per_second=100000000",
-    "limits.door.person_per_minute=100000000",
-    "limits.door.person_per_hour=100000000",
-    "limits.door.lane_slow=50000000",
-    "limits.door.lane_full=100000000",
-    "limits.socket.sessions=100000",
-];
+/// Limits that a load would measure instead of the server.
+pub(crate) mod lift {
+    /// Messages a second.
+    pub(crate) const QUOTAS: [&str; 2] =
+        ["limits.door.server_per_second=100000000", "limits.door.system_per_second=100000000"];
+    /// The room of the lanes.
+    pub(crate) const LANES: [&str; 2] = ["limits.door.lane_slow=50000000", "limits.door.lane_full=100000000"];
+    /// Sockets and connections.
+    pub(crate) const SOCKETS: [&str; 2] = ["limits.socket.sessions=100000", "limits.door.connections=100000"];
+}
 
 /// What every scenario is given.
 pub(crate) struct Stage {
     pub(crate) bench: Bench,
     pub(crate) clock: SystemClock,
+    /// What each scenario lifted, in their order.
+    lifted: Mutex<Vec<(String, Vec<String>)>>,
 }
 
 /// Runs the scenarios, one server each.
@@ -62,7 +81,7 @@ pub async fn run(bench: Bench, progress: impl Fn(&str)) -> Result<Report> {
         bail!("no scenario is called {unknown:?}; there are: {}", names.join(", "));
     }
     std::fs::create_dir_all(&bench.folder).with_context(|| format!("the folder {}", bench.folder.display()))?;
-    let stage = Stage { bench, clock: SystemClock::new() };
+    let stage = Stage { bench, clock: SystemClock::new(), lifted: Mutex::default() };
     let mut report = Report::begin(&stage)?;
     for (name, scenario) in known {
         if stage.bench.scenarios.is_empty() || stage.bench.scenarios.iter().any(|s| s == name) {
@@ -70,39 +89,66 @@ pub async fn run(bench: Bench, progress: impl Fn(&str)) -> Result<Report> {
             scenario(&stage, &mut report).await.with_context(|| format!("scenario {name}"))?;
         }
     }
+    report.lifted = stage.lifted.into_inner();
     Ok(report)
 }
 
 impl Stage {
-    /// A started server on an empty folder.
-    pub(crate) async fn server(&self, name: &str, set: &[&str]) -> Result<Server> {
+    /// An empty folder of that name.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
         let data = self.bench.folder.join(name);
         if data.exists() {
             std::fs::remove_dir_all(&data)?;
         }
-        self.server_on(&data, set).await
+        Ok(data)
+    }
+
+    /// A started server on an empty folder, with these groups of limits lifted.
+    pub(crate) async fn server(&self, scenario: &str, lift: &[[&str; 2]]) -> Result<Server> {
+        let data = self.folder(scenario)?;
+        self.server_on(scenario, &data, lift).await
     }
 
     /// A started server on a folder that may hold something.
-    pub(crate) async fn server_on(&self, data: &std::path::Path, set: &[&str]) -> Result<Server> {
-        let settings = LIFTED.iter().chain(set).map(|s| (*s).to_owned()).chain(self.bench.set.iter().cloned());
-        let mut server = Server::new(data, settings.collect())?;
-        server.start().await?;
-        Ok(server)
+    pub(crate) async fn server_on(&self, scenario: &str, data: &Path, lift: &[[&str; 2]]) -> Result<Server> {
+        let set: Vec<_> =
+            lift.iter().flatten().map(|s| (*s).to_owned()).chain(self.bench.set.iter().cloned()).collect();
+        {
+            let mut lifted = self.lifted.lock();
+            if !lifted.iter().any(|(name, _)| name == scenario) {
+                lifted.push((scenario.to_owned(), set.clone()));
+            }
+        }
+        Ok(Server::launch(Launch { set, ..Launch::new(std::env::current_exe()?, data) }).await?)
+    }
+
+    /// What a stopped server keeps in a folder, or what it is to find there.
+    pub(crate) async fn stores(&self, data: &Path) -> Result<Stores> {
+        let settings = stores::Settings::folder(data.to_owned(), StoreLimits::default(), 300_000);
+        Ok(Stores::open(settings, Arc::new(self.clock)).await?)
+    }
+
+    fn token(&self, server: &Server, who: Who) -> Result<String> {
+        server.token(TENANT, who, self.clock.wall()).map_err(anyhow::Error::msg)
     }
 
     /// A server key.
     pub(crate) fn business(&self, server: &Server) -> Result<String> {
-        server.token(Who::Server, &self.clock)
+        self.token(server, Who::Server)
     }
 
-    /// A token for each of so many phones.
-    pub(crate) fn phones(&self, server: &Server, count: usize) -> Result<Vec<String>> {
+    /// A token of an administrator.
+    pub(crate) fn admin(&self, server: &Server) -> Result<String> {
+        self.token(server, Who::Admin)
+    }
+
+    /// A token for each of these phones.
+    pub(crate) fn phones(&self, server: &Server, numbers: impl IntoIterator<Item = usize>) -> Result<Vec<String>> {
         let token = |n| {
             let number = Phone::from_stored(&load::number(n)).context("a number")?;
-            server.token(Who::Mobile(number), &self.clock)
+            self.token(server, Who::Mobile(number))
         };
-        (0..count).map(token).collect()
+        numbers.into_iter().map(token).collect()
     }
 
     /// How long a load lasts.

@@ -1,15 +1,29 @@
-//! What a benchmark tells: a table for people, JSON for programs, and a page with plots.
+//! What a benchmark tells: a table for people, JSON for programs; the page with plots is drawn from it too.
 
-use std::{fmt::Write as _, path::Path, process::Stdio, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use super::{
-    LIFTED, Stage,
-    measure::{Figure, Series, bare_syncs},
+    Stage,
+    measure::{Curve, Figure, Series, bare_syncs},
 };
-use crate::serve::{Bounds, Serving};
+
+/// What became of the messages of one scenario: `sent = delivered + waiting`, or the scenario has failed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Closing {
+    /// The scenario.
+    pub scenario: String,
+    /// Accepted.
+    pub sent: u64,
+    /// Seen by a phone and acknowledged.
+    pub delivered: u64,
+    /// Not delivered when the scenario ended: their recipients were away, or they waited in a lane.
+    pub waiting: u64,
+    /// On their way to connected phones at the moment the load ended.
+    pub backlog: u64,
+}
 
 /// Everything that was measured.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -18,12 +32,16 @@ pub struct Report {
     pub machine: String,
     /// Seconds of each load.
     pub seconds: u64,
-    /// Limits that were lifted.
-    pub lifted: Vec<String>,
+    /// Limits that each scenario lifted, and settings it was tried with.
+    pub lifted: Vec<(String, Vec<String>)>,
     /// The figures.
     pub figures: Vec<Figure>,
     /// What the plots show.
     pub series: Vec<Series>,
+    /// How costs go with sizes.
+    pub curves: Vec<Curve>,
+    /// What became of the messages.
+    pub closings: Vec<Closing>,
     /// Peak of the singles, where it was measured: later loads are a share of it.
     #[serde(skip)]
     pub(crate) singles_peak: Option<f64>,
@@ -35,13 +53,8 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpu.lines().find_map(|l| l.strip_prefix("model name\t: ")).unwrap_or("unknown CPU").to_owned();
-        let lifted = LIFTED.iter().map(|s| (*s).to_owned()).chain(stage.bench.set.iter().cloned()).collect();
-        let mut report = Self {
-            machine: format!("{cores} cores, {model}"),
-            seconds: stage.bench.seconds,
-            lifted,
-            ..Self::default()
-        };
+        let (machine, seconds) = (format!("{cores} cores, {model}"), stage.bench.seconds);
+        let mut report = Self { machine, seconds, ..Self::default() };
         let sync = bare_syncs(&stage.bench.folder, stage.clock, Duration::from_secs(1), Duration::ZERO)?;
         let ms = |q| sync.value_at_quantile(q) as f64 / 1e3;
         report.add(Figure::new("disk", "bare 4 KiB append and sync, p50", ms(0.5), "ms"));
@@ -53,58 +66,59 @@ impl Report {
         self.figures.push(figure);
     }
 
+    /// A curve, and how flat it is.
+    pub(crate) fn curve(&mut self, curve: Curve) {
+        let name = format!("{}: dearest ÷ cheapest over {} {}", curve.what, curve.points.len(), curve.size);
+        self.add(Figure::new(curve.scenario, name, curve.spread(), "×"));
+        self.curves.push(curve);
+    }
+
     /// The table.
     pub fn table(&self) -> String {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
         table.set_header(["scenario", "what", "measured", "first", "aim", "beside"]);
         for f in &self.figures {
-            table.add_row(self.row(f));
+            table.add_row(row(f));
         }
-        format!("{}\n{table}\nlifted: {}\n", self.machine, self.lifted.join(" "))
-    }
-
-    /// One figure's cells.
-    fn row(&self, f: &Figure) -> [String; 6] {
-        let target = |t: Option<f64>| t.map(|t| number(t, f.unit)).unwrap_or_default();
-        let beside = f
-            .baseline
-            .as_ref()
-            .map(|(what, v)| format!("{what}: {} ({:.2}×)", number(*v, ""), f.value / v))
-            .unwrap_or_default();
-        [f.scenario.to_owned(), f.name.clone(), number(f.value, f.unit), target(f.first), target(f.aim), beside]
-    }
-
-    /// A page of its own: the table, and for each scenario its percentiles and its seconds.
-    pub fn html(&self) -> String {
-        let mut page = String::from(
-            "<!doctype html><meta charset=utf-8><title>Esh3ar bench</title><style>body{font:14px system-ui;margin:2em;max-width:70em}table{border-collapse:collapse}td,th{text-align:left;padding:.3em 1em .3em 0;border-bottom:1px solid #ddd}svg{background:#f7f7f7;margin:.5em 1em .5em 0}</style><h1>Esh3ar bench</h1>",
-        );
-        let text = |t: &str| t.replace('&', "&amp;").replace('<', "&lt;");
-        let _ = write!(
-            page,
-            "<p>{}</p><table><tr><th>scenario<th>what<th>measured<th>first<th>aim<th>beside",
-            text(&self.machine)
-        );
-        for f in &self.figures {
-            let _ = write!(page, "<tr><td>{}", self.row(f).map(|cell| text(&cell)).join("<td>"));
+        let mut text = format!("{}, {} s each\n{table}\n", self.machine, self.seconds);
+        for curve in &self.curves {
+            let points = curve.points.iter().map(|(x, y)| format!("{}: {}", number(*x, ""), number(*y, "")));
+            text += &format!("{} by {}   {}\n", curve.what, curve.size, points.collect::<Vec<_>>().join("   "));
         }
-        let _ = write!(page, "</table><p>Lifted: {}</p>", text(&self.lifted.join(" ")));
-        for series in &self.series {
-            let _ = write!(page, "<h2>{}</h2>", series.scenario);
-            let latency: Vec<_> = series.latency.iter().map(|(p, ms)| (format!("p{p}"), *ms)).collect();
-            page.push_str(&bars("latency, ms", &latency));
-            let seconds: Vec<_> =
-                series.per_second.iter().enumerate().map(|(n, v)| (format!("{n}s"), *v as f64)).collect();
-            page.push_str(&bars("deliveries a second", &seconds));
+        for closing in &self.closings {
+            text += &format!("{}\n", sentence(closing));
         }
-        page
+        for (scenario, lifted) in &self.lifted {
+            text += &format!("{scenario} lifted: {}\n", lifted.join(" "));
+        }
+        text
     }
 }
 
-fn number(value: f64, unit: &str) -> String {
+/// A closing count in words.
+pub(super) fn sentence(closing: &Closing) -> String {
+    let Closing { scenario, sent, delivered, waiting, backlog } = closing;
+    format!(
+        "{scenario}: {sent} sent = {delivered} delivered + {waiting} still waiting; {backlog} on their way when the load ended"
+    )
+}
+
+/// One figure's cells.
+pub(super) fn row(f: &Figure) -> [String; 6] {
+    let target = |t: Option<f64>| t.map(|t| number(t, f.unit)).unwrap_or_default();
+    let beside = |(what, v): &(String, f64)| format!("{what}: {} ({:.2}×)", number(*v, ""), f.value / v);
+    let beside = f.baseline.as_ref().map(beside).unwrap_or_default();
+    [f.scenario.to_owned(), f.name.clone(), number(f.value, f.unit), target(f.first), target(f.aim), beside]
+}
+
+/// A number as people write it, with its unit.
+pub(super) fn number(value: f64, unit: &str) -> String {
     let text = if value >= 1_000.0 {
-        format!("{value:.0}")
+        let whole = format!("{value:.0}");
+        let groups: Vec<_> =
+            whole.as_bytes().rchunks(3).rev().map(|g| String::from_utf8_lossy(g).into_owned()).collect();
+        groups.join(",")
     } else if value >= 10.0 {
         format!("{value:.1}")
     } else {
@@ -113,78 +127,20 @@ fn number(value: f64, unit: &str) -> String {
     if unit.is_empty() { text } else { format!("{text} {unit}") }
 }
 
-/// A bar chart as SVG.
-fn bars(title: &str, values: &[(String, f64)]) -> String {
-    if values.is_empty() {
-        return String::new();
-    }
-    let most = values.iter().map(|(_, v)| *v).fold(f64::MIN_POSITIVE, f64::max);
-    let step = 640.0 / values.len() as f64;
-    let mut svg = format!(
-        "<svg width=700 height=240 role=img aria-label='{title}'><text x=10 y=18>{title} (highest {})</text>",
-        number(most, "")
-    );
-    for (n, (label, value)) in values.iter().enumerate() {
-        let (x, height) = (30.0 + n as f64 * step, 150.0 * value / most);
-        let _ = write!(
-            svg,
-            "<rect x={x:.1} y={:.1} width={:.1} height={height:.1} fill='#2a6f97'><title>{label}: {}</title></rect>",
-            200.0 - height,
-            step * 0.8,
-            number(*value, "")
-        );
-        if values.len() <= 20 {
-            let _ = write!(
-                svg,
-                "<text x={x:.1} y=215 font-size=10>{label}</text><text x={x:.1} y={:.1} font-size=10>{}</text>",
-                196.0 - height,
-                number(*value, "")
-            );
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_people_read_them() {
+        let table = [
+            (1_234_567.0, "/s", "1,234,567 /s"),
+            (1_000.0, "", "1,000"),
+            (56.04, "µs", "56.0 µs"),
+            (0.174, "", "0.17"),
+        ];
+        for (value, unit, text) in table {
+            assert_eq!(number(value, unit), text);
         }
     }
-    svg + "</svg>"
-}
-
-/// A process of this binary that is nothing but an axum route: the same sockets, the same runtime, no work.
-pub(crate) struct BareServer {
-    child: std::process::Child,
-    /// Where it listens.
-    pub(crate) address: String,
-}
-
-impl Drop for BareServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Starts one.
-pub(crate) fn bare_server() -> Result<BareServer> {
-    use std::io::BufRead as _;
-    let mut child = std::process::Command::new(std::env::current_exe()?)
-        .args(["bench", "--serve-bare"])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut address = String::new();
-    std::io::BufReader::new(child.stdout.take().context("no standard output")?).read_line(&mut address)?;
-    Ok(BareServer { child, address: address.trim().to_owned() })
-}
-
-/// What that process runs: takes a body and answers 202, through the same listener code as the product.
-pub async fn serve_bare() -> Result<()> {
-    use std::io::Write as _;
-    let router = axum::Router::new()
-        .route("/v1/messages", axum::routing::post(|_: bytes::Bytes| async { axum::http::StatusCode::ACCEPTED }));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let mut out = std::io::stdout();
-    writeln!(out, "{}", listener.local_addr()?)?;
-    out.flush()?;
-    let _serving = Serving::start(listener, router, Bounds { connections: 10_000, head_ms: 60_000 })?;
-    std::future::pending().await
-}
-
-/// Writes the page.
-pub fn write_page(report: &Report, path: &Path) -> Result<()> {
-    std::fs::write(path, report.html()).with_context(|| format!("writing {}", path.display()))
 }

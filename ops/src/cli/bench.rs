@@ -16,7 +16,7 @@ pub(super) const EXAMPLE: &str = "Example:\n  esh3ar bench --seconds 20 --html b
 /// What to measure.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Scenarios: end-to-end, singles, latency, users, priority, idle, kept. All without any.
+    /// Scenarios: end-to-end, singles, latency, users, lanes, priority, idle, kept. All without any.
     scenarios: Vec<String>,
     /// Seconds of each load after its warm-up.
     #[arg(long, default_value_t = 10)]
@@ -36,7 +36,7 @@ pub struct BenchArgs {
     /// Write a page with plots.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// The bare server that singles are compared with.
+    /// The bare server that others are compared with.
     #[arg(long, hide = true)]
     serve_bare: bool,
 }

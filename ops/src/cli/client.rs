@@ -12,12 +12,19 @@ use reqwest::{Method, Response, StatusCode};
 use schemas::{Clock, Problem, Tenant};
 use serde::de::DeserializeOwned;
 
-use crate::{clock::SystemClock, exit::Failure, folder};
+use crate::{clock::SystemClock, compose::Role, exit::Failure, folder};
 
 /// How long a token lasts that a command makes for itself.
 const TOKEN_MS: u64 = 24 * 3_600_000;
 /// How long a server may take to take a connection.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// Whoever left word in a folder.
+pub(super) const EVERY_ROLE: [Role; 5] = [Role::All, Role::Admin, Role::Ingest, Role::Gateway, Role::Pipeline];
+/// Who takes messages and answers reads.
+const HTTP: [Role; 3] = [Role::All, Role::Ingest, Role::Gateway];
+/// Who holds sockets.
+const SOCKETS: [Role; 2] = [Role::All, Role::Gateway];
 
 /// Where the public door is, and by whom it is entered.
 #[derive(Debug, Args, Clone)]
@@ -66,9 +73,18 @@ pub(super) struct Server {
 impl ClientArgs {
     /// Finds the server, as this caller.
     pub(super) fn find(&self, who: Who) -> Result<Server, Failure> {
+        self.find_at(who, &HTTP)
+    }
+
+    /// Finds a server that holds sockets, as this caller.
+    pub(super) fn find_sockets(&self, who: Who) -> Result<Server, Failure> {
+        self.find_at(who, &SOCKETS)
+    }
+
+    fn find_at(&self, who: Who, roles: &[Role]) -> Result<Server, Failure> {
         let url = match &self.url {
             Some(url) => url.clone(),
-            None => local(&self.data, |e| e.listen)?,
+            None => local(&self.data, roles, |e| e.listen)?,
         };
         Server::new(&url, token(self.token.as_deref(), &self.data, &self.tenant, who)?)
     }
@@ -79,14 +95,14 @@ impl AdminArgs {
     pub(super) fn find(&self) -> Result<Server, Failure> {
         let url = match &self.url {
             Some(url) => url.clone(),
-            None => local(&self.data, |e| e.admin)?,
+            None => local(&self.data, &EVERY_ROLE, |e| e.admin)?,
         };
         Server::new(&url, token(self.token.as_deref(), &self.data, &self.as_tenant, Who::Admin)?)
     }
 }
 
-fn local(data: &Path, which: impl Fn(folder::Endpoint) -> String) -> Result<String, Failure> {
-    let endpoint = folder::read_endpoint(data).ok_or_else(|| {
+fn local(data: &Path, roles: &[Role], which: impl Fn(folder::Endpoint) -> String) -> Result<String, Failure> {
+    let endpoint = folder::read_endpoint(data, roles).ok_or_else(|| {
         Failure::unreachable(format!(
             "no server runs on {}: start one with `esh3ar up`, or name another by --url or --data",
             data.display()

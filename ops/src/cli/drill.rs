@@ -29,7 +29,7 @@ pub struct KillArgs {
     /// How many kills.
     #[arg(long, default_value_t = 50)]
     rounds: u32,
-    /// How many recipients, each with a sender and a phone of its own.
+    /// How many recipients are connected, each with a sender and a phone of its own; a quarter as many more sleep.
     #[arg(long, default_value_t = 24)]
     users: usize,
     /// An empty folder for the server under drill.
@@ -38,6 +38,9 @@ pub struct KillArgs {
     /// How long everything may take to settle before an account, s.
     #[arg(long, default_value_t = 30)]
     settle: u64,
+    /// A setting of the server under drill, e.g. --set stores.log=kafka://127.0.0.1:9092. Can be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 /// Runs it; a drill that found a fault has failed.
@@ -51,7 +54,8 @@ pub(super) async fn run(command: DrillCommand, json: bool) -> Result<(), Failure
     if let Ok(style) = ProgressStyle::with_template("{msg} {pos}/{len} {wide_bar} {elapsed}") {
         bar.set_style(style);
     }
-    let drill = KillDrill { rounds: args.rounds, users: args.users, data: args.data, settle_ms: args.settle * 1_000 };
+    let KillArgs { rounds, users, data, settle, set } = args;
+    let drill = KillDrill { rounds, users: users.max(2), data, settle_ms: settle * 1_000, set };
     let report = kill::run(&drill, Arc::new(SystemClock::new()), |round| bar.set_position(u64::from(round))).await;
     bar.finish_and_clear();
     let report = report.map_err(|why| Failure::failed(format!("the drill could not be done: {why:#}")))?;
@@ -59,14 +63,25 @@ pub(super) async fn run(command: DrillCommand, json: bool) -> Result<(), Failure
         print::json(&report)?;
     } else {
         print::line(format!(
-            "{} kills, {} messages accepted: {} lost, {} out of order, {} twice on one connection, {} sent again after a reconnect; \
-             books balanced: {}; slowest start {} ms",
+            "{} kills ({} starts with two dataflow threads), {} messages accepted, {} broken batches, {} broadcasts, {} expired and \
+             {} taken back as wanted: {} lost, {} doubled, {} unwanted, {} out of order, {} twice on one connection, {} sent again \
+             after a reconnect; {} of {} statuses wrong, {} told; books balanced: {}; slowest start {} ms",
             report.kills,
+            report.starts_with_two,
             report.accepted,
+            report.broken_batches,
+            report.broadcasts,
+            report.expired,
+            report.cancelled,
             report.lost,
+            report.doubled,
+            report.unwanted,
             report.out_of_order,
             report.repeats_in_session,
             report.repeats,
+            report.wrong_status,
+            report.asked,
+            report.told,
             report.balanced,
             report.slowest_start_ms
         ))?;

@@ -51,7 +51,7 @@ pub(super) async fn run(args: ListenArgs, json: bool) -> Result<(), Failure> {
         (None, Some(name)) => Who::Business(name.clone()),
         (None, None) => return Err(Failure::usage("name a user by --user or --business")),
     };
-    let server = args.client.find(who)?;
+    let server = args.client.find_sockets(who)?;
     let mut phone =
         Phone::new(&server.url, server.token.clone(), args.device.clone(), args.cursor.clone(), !args.no_ack)?;
     let mut left = args.count.unwrap_or(usize::MAX);

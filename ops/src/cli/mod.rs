@@ -12,8 +12,8 @@ mod drill;
 mod listen;
 mod phone;
 mod print;
-mod roles;
 mod send;
+mod servers;
 mod stopped;
 mod tail;
 mod token;
@@ -24,7 +24,10 @@ use std::{io, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    compose::Role,
+    exit::{Exit, Failure},
+};
 
 /// The end of `esh3ar --help`.
 const AFTER: &str = "\
@@ -57,18 +60,24 @@ pub enum Command {
     /// Run the service: every role in one process, durable in one folder.
     #[command(after_help = up::EXAMPLE)]
     Up(up::UpArgs),
-    /// Run the door alone (needs a shared log).
-    #[command(after_help = roles::EXAMPLE)]
-    Ingest(roles::RoleArgs),
-    /// Run the dataflow alone (needs a shared log and history).
-    #[command(after_help = roles::EXAMPLE)]
-    Pipeline(roles::RoleArgs),
-    /// Hold sockets alone (needs shared history and presence).
-    #[command(after_help = roles::EXAMPLE)]
-    Gateway(roles::RoleArgs),
-    /// Serve administrators alone (needs a shared log and history).
-    #[command(after_help = roles::EXAMPLE)]
-    Admin(roles::RoleArgs),
+    /// Run one part of several: takes messages in, answers reads (needs servers).
+    #[command(after_help = up::ROLE_EXAMPLE)]
+    Ingest(up::UpArgs),
+    /// Run one part of several: the dataflow (needs servers).
+    #[command(after_help = up::ROLE_EXAMPLE)]
+    Pipeline(up::UpArgs),
+    /// Run one part of several: holds sockets, answers reads (needs servers).
+    #[command(after_help = up::ROLE_EXAMPLE)]
+    Gateway(up::UpArgs),
+    /// Run one part of several: serves administrators alone (needs servers).
+    #[command(after_help = up::ROLE_EXAMPLE)]
+    Admin(up::UpArgs),
+    /// Make or check the topics that a Kafka log needs.
+    #[command(subcommand, after_help = servers::TOPICS_EXAMPLE)]
+    Topics(servers::TopicsCommand),
+    /// Apply or check the schema that a ScyllaDB history needs.
+    #[command(subcommand, after_help = servers::SCHEMA_EXAMPLE)]
+    Schema(servers::SchemaCommand),
     /// Make a token from the data folder's signing key and print it.
     #[command(after_help = token::EXAMPLE)]
     Token(token::TokenArgs),
@@ -167,11 +176,13 @@ fn raise_descriptors() {
 fn run(cli: Cli) -> Result<(), Failure> {
     let json = cli.json;
     match cli.command {
-        Command::Up(args) => workers()?.block_on(up::run(args, json)),
-        Command::Ingest(_) => Err(roles::refuse("ingest", "kafka://")),
-        Command::Pipeline(_) => Err(roles::refuse("pipeline", "kafka://, scylla:// and redis://")),
-        Command::Gateway(_) => Err(roles::refuse("gateway", "kafka://, scylla:// and redis://")),
-        Command::Admin(_) => Err(roles::refuse("admin", "kafka:// and scylla://")),
+        Command::Up(args) => workers()?.block_on(up::run(Role::All, args, json)),
+        Command::Ingest(args) => workers()?.block_on(up::run(Role::Ingest, args, json)),
+        Command::Pipeline(args) => workers()?.block_on(up::run(Role::Pipeline, args, json)),
+        Command::Gateway(args) => workers()?.block_on(up::run(Role::Gateway, args, json)),
+        Command::Admin(args) => workers()?.block_on(up::run(Role::Admin, args, json)),
+        Command::Topics(command) => workers()?.block_on(servers::topics(command, json)),
+        Command::Schema(command) => workers()?.block_on(servers::schema(command, json)),
         Command::Token(args) => token::run(&args, json),
         Command::Send(args) => one()?.block_on(send::run(args, json)),
         Command::Listen(args) => one()?.block_on(listen::run(args, json)),

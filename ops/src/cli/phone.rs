@@ -187,7 +187,11 @@ impl Phone {
                 None
             }
             ServerFrame::Error { problem, .. } => return Err(Failure::refused(problem)),
-            ServerFrame::Accepted { .. } | ServerFrame::Read { .. } | ServerFrame::Pong => None,
+            ServerFrame::Accepted { .. }
+            | ServerFrame::Read { .. }
+            | ServerFrame::Typing { .. }
+            | ServerFrame::Presence { .. }
+            | ServerFrame::Pong => None,
         })
     }
 

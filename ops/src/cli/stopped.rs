@@ -4,15 +4,15 @@ use std::{path::Path, sync::Arc};
 
 use stores::{OpenError, Stores};
 
-use super::client::AdminArgs;
-use crate::{clock::SystemClock, config::Config, exit::Failure, folder};
+use super::client::{AdminArgs, EVERY_ROLE};
+use crate::{clock::SystemClock, compose, config::Config, exit::Failure, folder};
 
 /// Whether no server runs on the folder a command was given: none left its address there, or nobody listens at it.
 pub(super) async fn is_stopped(args: &AdminArgs) -> bool {
     if args.url.is_some() {
         return false;
     }
-    match folder::read_endpoint(&args.data) {
+    match folder::read_endpoint(&args.data, &EVERY_ROLE) {
         None => true,
         Some(endpoint) => tokio::net::TcpStream::connect(&endpoint.admin).await.is_err(),
     }
@@ -27,10 +27,10 @@ pub(super) async fn open(data: &Path) -> Result<Stores, Failure> {
         )));
     }
     let config = Config { data: data.to_owned(), ..Config::default() };
-    match open_with(crate::compose::settings(&config)).await {
+    match open_with(compose::settings(&config)?).await {
         // It was made with another number of partitions, and nobody said which to this command.
         Err(OpenError::Partitions { found, .. }) => {
-            let mut settings = crate::compose::settings(&config);
+            let mut settings = compose::settings(&config)?;
             settings.limits.partitions = found;
             open_with(settings).await
         }
@@ -40,9 +40,5 @@ pub(super) async fn open(data: &Path) -> Result<Stores, Failure> {
 }
 
 async fn open_with(settings: stores::Settings) -> Result<Stores, OpenError> {
-    let path = settings.data.clone();
-    let opening = tokio::task::spawn_blocking(move || Stores::open(settings, Arc::new(SystemClock::new()))).await;
-    opening.unwrap_or_else(|why| {
-        Err(OpenError::Io { what: "opening the store in", path, source: std::io::Error::other(why.to_string()) })
-    })
+    Stores::open(settings, Arc::new(SystemClock::new())).await
 }

@@ -39,7 +39,12 @@ fn the_stable_forms_parse() {
         "esh3ar data check --data d",
         "esh3ar data repair",
         "esh3ar completions bash",
-        "esh3ar pipeline",
+        "esh3ar pipeline --admin 127.0.0.1:0 --set stores.log=kafka://a:1",
+        "esh3ar ingest --listen 127.0.0.1:0 --data d",
+        "esh3ar topics create --ingress acme --ingress zain --config f.toml",
+        "esh3ar topics check --json",
+        "esh3ar schema apply --set stores.history=scylla://a:1/esh3ar",
+        "esh3ar schema check",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
     }
@@ -59,6 +64,8 @@ fn what_makes_no_sense_is_a_usage_error() {
         "esh3ar dead requeue",
         "esh3ar dead requeue 0192f0c1-2b3c-7def-8123-456789abcdef --all",
         "esh3ar tail nonsense",
+        "esh3ar topics",
+        "esh3ar topics create --ingress ACME",
         "esh3ar trace x",
     ] {
         let kind = parse(line).map(|_| ()).unwrap_err().kind();
@@ -88,6 +95,19 @@ fn a_role_alone_is_refused_with_what_it_needs() {
         let failure = run(parse(&format!("esh3ar {role}")).unwrap()).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
         assert!(failure.sentence.contains("kafka://") && failure.sentence.contains("esh3ar up"), "{failure}");
+    }
+    for role in ["pipeline", "admin"] {
+        let failure = run(parse(&format!("esh3ar {role} --listen 127.0.0.1:0")).unwrap()).unwrap_err();
+        assert!(failure.sentence.contains("leave out --listen"), "{failure}");
+    }
+}
+
+#[test]
+fn servers_are_set_up_where_the_configuration_names_them() {
+    for (command, key) in [("topics check", "stores.log"), ("schema apply", "stores.history")] {
+        let failure = run(parse(&format!("esh3ar {command}")).unwrap()).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.sentence.contains(key), "{failure}");
     }
 }
 

@@ -7,7 +7,7 @@ use toml::Value;
 use super::Config;
 
 /// Limits that may be nothing: a wait or a reserve of zero makes sense.
-const MAY_BE_ZERO: [&str; 14] = [
+const MAY_BE_ZERO: [&str; 17] = [
     "door.batch_wait_ms",
     "door.broadcast_rejected",
     "door.known_keys",
@@ -15,6 +15,9 @@ const MAY_BE_ZERO: [&str; 14] = [
     "flow.linger_ms",
     "flow.eager_batches",
     "flow.settle_linger_ms",
+    "flow.unlocated",
+    "flow.tenants_named",
+    "flow.ack_renewals",
     "socket.gather_ms",
     "socket.drain_ms",
     "socket.write_buffer_bytes",
@@ -94,10 +97,33 @@ fn limits(limits: &Limits) -> Vec<String> {
     ])
 }
 
+/// Whether this is a place that a client can connect to.
+fn is_place(address: &str) -> bool {
+    let rest = ["http://", "https://", "ws://", "wss://"].iter().find_map(|scheme| address.strip_prefix(scheme));
+    let is_url = rest.is_some();
+    let place = rest.unwrap_or(address).trim_end_matches('/');
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse::<u16>().is_ok_and(|port| port > 0)),
+        None => (place, is_url),
+    };
+    port && !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/' || c == '@')
+}
+
 /// What is legal and probably not meant.
 pub fn advice(config: &Config) -> Vec<String> {
     let Limits { door, flow, socket, .. } = &config.limits;
+    let stores = &config.stores;
+    let everywhere = ["0.0.0.0:", "[::]:"].iter().any(|any| config.listen.starts_with(any));
     failing(&[
+        (
+            stores.presence.is_empty() || !config.address.is_empty() || !everywhere,
+            "`listen` names every address of this machine and `address` none: other nodes tell clients this machine's name; set \
+             `address` to what clients can reach",
+        ),
+        (
+            !stores.presence.is_empty() || stores.log.is_empty() || stores.history.is_empty(),
+            "`stores.presence` is empty: presence is in this process, so run this one process only, or name a Redis there",
+        ),
         (
             door.person_per_minute <= door.person_per_hour,
             "`limits.door.person_per_minute` exceeds `limits.door.person_per_hour`: the hour alone decides",
@@ -150,9 +176,31 @@ fn own(config: &Config) -> Vec<String> {
     );
     must(!config.data.as_os_str().is_empty(), "`data` must name a folder".to_owned());
     must(config.instances <= 256, "`instances` must be 256 at most".to_owned());
-    if let Err(why) = schemas::NodeId::parse(&config.node) {
+    if let Err(why) = schemas::NodeId::parse(&config.node_name()) {
         must(false, format!("`node`: {why}"));
     }
+    must(
+        config.address.is_empty() || is_place(&config.address),
+        format!(
+            "`address` must be HOST:PORT, or a URL with http://, https://, ws:// or wss://, as clients reach this node, and {} is \
+             not",
+            config.address
+        ),
+    );
+    for (key, value, schemes) in [
+        ("stores.log", &config.stores.log, &stores::urls::LOGS[..]),
+        ("stores.history", &config.stores.history, &stores::urls::HISTORIES[..]),
+        ("stores.presence", &config.stores.presence, &stores::urls::PRESENCES[..]),
+    ] {
+        if let Err(why) = stores::urls::server(value, schemes) {
+            must(false, format!("`{key}`: {why}"));
+        }
+    }
+    must(
+        ["on", "off"].contains(&config.stores.ingress.as_str()),
+        format!("`stores.ingress` must be on or off, and {} is not", config.stores.ingress),
+    );
+    must(config.stores.skew_ms >= 1_000, "`stores.skew_ms` must be at least 1000: clocks are never equal".to_owned());
     if let Err(why) = schemas::Tenant::parse(&config.operators) {
         must(false, format!("`operators`: {why}"));
     }

@@ -45,13 +45,39 @@ const OWN: &[(&str, Kind, &str)] = &[
     ("listen", Kind::Text, "Where clients connect: HOST:PORT. Port 0 takes a free one."),
     ("admin", Kind::Text, "Where administrators connect: HOST:PORT. Keep it off the public network."),
     ("address", Kind::Text, "Where clients reach this node, as other nodes tell them; empty: where it listens."),
-    ("node", Kind::Text, "This node's name among the nodes."),
+    (
+        "node",
+        Kind::Text,
+        "This node's name among the nodes; empty: `node-1` for a process alone, else the machine's name and the process's number.",
+    ),
     ("origins", Kind::List, "Origins whose web pages may open sockets, e.g. https://app.example.com; \"*\" lets all."),
     ("instances", Kind::Integer, "Dataflow threads; 0: half the cores, at least one."),
     (
         "operators",
         Kind::Text,
         "The tenant whose administrators run this installation and see every tenant's dead letters.",
+    ),
+    ("stores.log", Kind::Text, "What keeps the log: `kafka://HOST:PORT,…/PREFIX`; empty: the data folder."),
+    ("stores.history", Kind::Text, "What keeps the history: `scylla://HOST:PORT,…/KEYSPACE`; empty: the data folder."),
+    (
+        "stores.presence",
+        Kind::Text,
+        "What knows who is where, carries deliveries between nodes and counts quotas: `redis://`, `rediss://` or `redis-cluster://HOST:PORT`; empty: this process.",
+    ),
+    (
+        "stores.ingress",
+        Kind::Text,
+        "`on`: a process that takes messages in also reads the topics `ingress` and `ingress.TENANT` of a Kafka log; `off`: it does not.",
+    ),
+    (
+        "stores.wait_s",
+        Kind::Integer,
+        "How long a start waits for servers that do not answer, s; 0: it fails at once. What is set up wrongly always fails at once.",
+    ),
+    (
+        "stores.skew_ms",
+        Kind::Integer,
+        "How far this machine's clock may be from a server's, ms: past that a start is refused, and past a tenth of it there is a warning.",
     ),
     (
         "auth.algorithm",
@@ -77,13 +103,18 @@ const OWN: &[(&str, Kind, &str)] = &[
 /// Keys whose values are never shown. A webhook's URL often carries a token.
 const SECRET: [&str; 3] = ["auth.secret", "auth.api_keys", "notice.webhook"];
 
+/// Whether a key's value is an address, which is shown without its login.
+pub fn is_address(path: &str) -> bool {
+    matches!(path, "stores.log" | "stores.history" | "stores.presence")
+}
+
 /// All keys, in the order they are shown.
 pub fn all() -> Vec<Key> {
     let own = OWN.iter().map(|(path, kind, doc)| Key {
         path: (*path).to_owned(),
         doc,
         kind: *kind,
-        secret: SECRET.contains(path),
+        secret: SECRET.contains(path) || is_address(path),
     });
     let limits = Limits::GROUPS.iter().flat_map(|(group, keys)| {
         keys.iter().map(move |(name, doc)| Key {

@@ -25,7 +25,7 @@ pub struct Config {
     pub admin: String,
     /// Where clients reach this node; empty: where it listens.
     pub address: String,
-    /// This node's name.
+    /// This node's name; empty: one of its own.
     pub node: String,
     /// Origins whose pages may open sockets.
     pub origins: Vec<String>,
@@ -33,6 +33,8 @@ pub struct Config {
     pub instances: usize,
     /// The tenant whose administrators run the installation.
     pub operators: String,
+    /// What keeps and carries: addresses.
+    pub stores: StoresConfig,
     /// Who is believed.
     pub auth: AuthConfig,
     /// Who is told of dead letters.
@@ -50,14 +52,46 @@ impl Default for Config {
             listen: "127.0.0.1:8080".to_owned(),
             admin: "127.0.0.1:8081".to_owned(),
             address: String::new(),
-            node: "node-1".to_owned(),
+            node: String::new(),
             origins: Vec::new(),
             instances: 0,
             operators: "operators".to_owned(),
+            stores: StoresConfig::default(),
             auth: AuthConfig::default(),
             notice: NoticeConfig::default(),
             log: LogConfig::default(),
             limits: Limits::default(),
+        }
+    }
+}
+
+/// What keeps and carries, by address. Empty: what stands in the data folder, and this process alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoresConfig {
+    /// The log.
+    pub log: String,
+    /// The history.
+    pub history: String,
+    /// Presence, backplane and shared quotas.
+    pub presence: String,
+    /// Whether the Kafka door is open: `on` or `off`.
+    pub ingress: String,
+    /// How long a start waits for servers that do not answer, s.
+    pub wait_s: u64,
+    /// How far this machine's clock may be from a server's, ms.
+    pub skew_ms: u64,
+}
+
+impl Default for StoresConfig {
+    fn default() -> Self {
+        Self {
+            log: String::new(),
+            history: String::new(),
+            presence: String::new(),
+            ingress: "on".to_owned(),
+            wait_s: 30,
+            skew_ms: 30_000,
         }
     }
 }
@@ -135,6 +169,21 @@ impl Default for LogConfig {
 }
 
 impl Config {
+    /// This node's name: what was configured, `node-1` for a process that is the whole installation, else one that no other
+    /// process has: the machine's name and the number of the process.
+    pub fn node_name(&self) -> String {
+        if !self.node.is_empty() {
+            return self.node.clone();
+        }
+        if self.stores.presence.is_empty() {
+            return "node-1".to_owned();
+        }
+        let fine = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let host: String = host().chars().filter(fine).take(48).collect();
+        let host = if host.is_empty() { "node" } else { &host };
+        format!("{host}-{}", std::process::id())
+    }
+
     /// Dataflow threads, counted out.
     pub fn threads(&self) -> usize {
         match self.instances {
@@ -142,6 +191,11 @@ impl Config {
             n => n,
         }
     }
+}
+
+/// The machine's name.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// A configuration with where each value came from.
@@ -209,7 +263,12 @@ impl Loaded {
                 let value = key.path.split('.').try_fold(&tree, |at, part| at.get(part));
                 let value = value.cloned().unwrap_or(Value::String(String::new()));
                 let is_empty = value.as_str() == Some("") || value.as_array().is_some_and(Vec::is_empty);
-                let value = if key.secret && !is_empty { Value::String("(hidden)".to_owned()) } else { value };
+                let value = match value {
+                    // An address says where, and never by which password.
+                    Value::String(text) if keys::is_address(&key.path) => Value::String(stores::urls::redacted(&text)),
+                    _ if key.secret && !is_empty => Value::String("(hidden)".to_owned()),
+                    value => value,
+                };
                 Shown { from: self.layers.source(&key.path).to_string(), key: key.path, value, doc: key.doc }
             })
             .collect()

@@ -103,6 +103,13 @@ fn values_that_contradict_each_other_are_refused_in_sentences() {
         ("log.format=xml", "human or json"),
         ("origins=example.com", "scheme and host"),
         ("node=a b", "`node`"),
+        ("address=over there", "`address` must be HOST:PORT"),
+        ("address=ftp://a:1", "`address` must be HOST:PORT"),
+        ("stores.log=redis://a:1", "`stores.log`"),
+        ("stores.history=cassandra", "`stores.history`"),
+        ("stores.presence=kafka://a:1", "redis-cluster"),
+        ("stores.ingress=maybe", "on or off"),
+        ("stores.skew_ms=10", "at least 1000"),
         ("notice.webhook=ftp://x", "https://"),
     ] {
         let said = refusal(None, vec![], &[set]);
@@ -133,6 +140,28 @@ fn secrets_are_never_shown() {
             .unwrap();
     let shown = serde_json::to_string(&loaded.shown()).unwrap();
     assert!(shown.contains("(hidden)") && !shown.contains(secret) && !shown.contains("t0ken"));
+}
+
+#[test]
+fn an_address_is_shown_without_its_login() {
+    let set = vec!["stores.log=kafka://app:hush@a:9092/esh3ar.".to_owned()];
+    let shown = load(None, vec![], &[], &set).unwrap().shown();
+    let shown = &shown.iter().find(|row| row.key == "stores.log").unwrap().value;
+    assert_eq!(shown.as_str(), Some("kafka://a:9092/esh3ar."));
+    let from_environment = env(&[("ESH3AR_STORES__PRESENCE", "redis://:hush@b:6379")]);
+    let config = load(None, from_environment, &[], &[]).unwrap().config;
+    assert!(config.stores.presence.contains("hush"));
+}
+
+#[test]
+fn a_node_has_a_name_of_its_own_where_there_are_others() {
+    let mut config = Config::default();
+    assert_eq!(config.node_name(), "node-1");
+    config.stores.presence = "redis://a:1".to_owned();
+    let own = config.node_name();
+    assert!(own.ends_with(&std::process::id().to_string()) && schemas::NodeId::parse(&own).is_ok(), "{own}");
+    config.node = "a".to_owned();
+    assert_eq!(config.node_name(), "a");
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //! what the crash tests run, so that what CI proves and what an operator can try are the same thing.
 
 pub mod kill;
-mod people;
+mod ledger;
+mod phones;
+mod senders;
+mod world;
 
 pub use kill::{KillDrill, Report};

@@ -13,11 +13,11 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// What is looked at.
 pub struct Parts {
-    /// The history.
-    pub history: Arc<dyn History>,
-    /// The dataflow.
+    /// The history, where this process tells what is kept: that with the dataflow, because the sum of all would be too much.
+    pub history: Option<Arc<dyn History>>,
+    /// The dataflow, where it runs here.
     pub pipeline: Running,
-    /// The store.
+    /// The stores.
     pub stores: Kept,
     /// What keeps histograms small while nobody scrapes.
     pub metrics: PrometheusHandle,
@@ -30,18 +30,20 @@ pub async fn keep(parts: Parts) {
     for round in 0u64.. {
         ticks.tick().await;
         lanes(&parts);
-        if let Some(stats) = parts.stores.lock().as_ref().map(stores::Stores::stats) {
+        if let Some(stats) = parts.stores.lock().as_ref().and_then(stores::Stores::stats) {
             store(&stats);
         }
         if round % 5 == 0 {
-            sizes(&*parts.history).await;
+            if let Some(history) = &parts.history {
+                sizes(&**history).await;
+            }
             parts.metrics.run_upkeep();
         }
     }
 }
 
 fn lanes(parts: &Parts) {
-    let gauges = parts.pipeline.lock().as_ref().map(pipeline::Pipeline::gauges).unwrap_or_default();
+    let Some(gauges) = parts.pipeline.lock().as_ref().map(pipeline::Pipeline::gauges) else { return };
     for lane in Priority::ALL {
         let (i, word) = (usize::from(lane.number()), lane.word());
         metrics::gauge!("esh3ar_lane_in_flight_messages", "lane" => word).set(gauges.in_flight[i] as f64);

@@ -144,6 +144,8 @@ impl Bench {
             handed: handed.clone(),
             progress: progress.clone(),
             counters: counters.clone(),
+            ownership: crate::testing::owning(1),
+            gates: crate::testing::gates(),
             functions: Arc::new([]),
         };
         let rim = Rim::new();

@@ -1,27 +1,110 @@
-//! Owning partitions: joining the group, taking over, giving up, leaving.
+//! Owning partitions: joining the group, taking over, giving up, losing, leaving. All of it goes on beside the work for the
+//! partitions that stay: nothing here holds the intake up.
+//!
+//! **Taking over.** What comes is paused until its epoch is raised and its lanes' ends are known; a history or log that is
+//! away is asked again, with waits in between, and a partition that goes meanwhile is released as soon as the call that is
+//! under way has ended. **Giving up.** No more of it is fed; once nothing of it is in flight (records, due rows, the settler's
+//! work) its offsets are committed and it is released, at the latest when the drain time is over: what was not finished is
+//! dropped then, and the next owner does it again from the committed offsets. **Losing.** A newer owner took it, or this one
+//! can do nothing for it: all of it is dropped at once. If the log has not taken it away by the drain time, the group is
+//! joined anew, so that whoever the log means begins from what is committed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::future::join_all;
-use schemas::{
-    Offset, Partition, Priority, Topic, TopicPartition,
-    port::{Consumer, PortResult},
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
 };
+use schemas::{
+    Epoch, Millis, Offset, Partition, Priority, Topic, TopicPartition,
+    port::{Consumer, PortError, PortResult},
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{GROUP, Gone, Intake, Owned, Parts, topics};
-use crate::{backoff::Backoff, operators::record::again};
+use crate::{backoff::Backoff, operators::repeat::again};
 
-/// Calls until it happened; `None`: the process stops.
-async fn until<T, F: Future<Output = PortResult<T>>>(
-    parts: &Parts,
-    act: &'static str,
-    call: impl Fn() -> F,
-) -> Option<T> {
-    let mut backoff = Backoff::default();
+/// What a takeover came to.
+pub(super) struct TakenOver {
+    ticket: u64,
+    partitions: Vec<Partition>,
+    /// `None`: it was not done, because one of several could not be, or nobody wants it any more.
+    owned: Option<Vec<Owned>>,
+}
+
+/// A partition that is being taken over.
+struct Arriving {
+    ticket: u64,
+    unwanted: CancellationToken,
+}
+
+/// A partition that is being given up.
+struct Leaving {
+    until: Millis,
+    settled: bool,
+}
+
+/// What is on its way in or out.
+#[derive(Default)]
+pub(super) struct Owning {
+    tickets: u64,
+    takeovers: FuturesUnordered<BoxFuture<'static, TakenOver>>,
+    /// Takeovers whose call is under way, by partition: a partition is not released before it has ended.
+    calling: BTreeMap<Partition, usize>,
+    arriving: BTreeMap<Partition, Arriving>,
+    leaving: BTreeMap<Partition, Leaving>,
+    /// Lost, and not yet taken away by the log: until when it has time to.
+    lost: BTreeMap<Partition, Millis>,
+    rejoining: bool,
+}
+
+impl Owning {
+    /// Whether nothing is under way.
+    pub(super) fn is_still(&self) -> bool {
+        self.leaving.is_empty() && self.lost.is_empty() && !self.rejoining
+    }
+
+    /// Whether a partition is being given up.
+    pub(super) fn goes(&self, partition: Partition) -> bool {
+        self.leaving.contains_key(&partition)
+    }
+
+    /// Waits for the next takeover to end; for ever while none is under way.
+    pub(super) async fn next_taken_over(&mut self) -> TakenOver {
+        match self.takeovers.next().await {
+            Some(taken) => taken,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The settler has done what it was given of these.
+    pub(super) fn settled(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            if let Some(leaving) = self.leaving.get_mut(partition) {
+                leaving.settled = true;
+            }
+        }
+    }
+
+    fn begin(&mut self, parts: &Parts, partitions: Vec<Partition>) {
+        self.tickets += 1;
+        let (ticket, unwanted) = (self.tickets, CancellationToken::new());
+        for partition in &partitions {
+            self.arriving.insert(*partition, Arriving { ticket, unwanted: unwanted.clone() });
+            *self.calling.entry(*partition).or_default() += 1;
+        }
+        self.takeovers.push(take_over(parts.clone(), ticket, partitions, unwanted).boxed());
+    }
+}
+
+/// Joins the group, however long it takes. `None`: the process stops.
+pub(super) async fn join(parts: &Parts) -> Option<Box<dyn Consumer>> {
+    let (topics, mut backoff) = (topics(), Backoff::default());
     loop {
-        match call().await {
-            Ok(value) => return Some(value),
-            Err(why) => again(act, &why, &backoff),
+        match parts.log.join(GROUP, &topics).await {
+            Ok(consumer) => return Some(consumer),
+            Err(why) => again("join", &why, &backoff),
         }
         tokio::select! {
             () = parts.stop.cancelled() => return None,
@@ -30,103 +113,265 @@ async fn until<T, F: Future<Output = PortResult<T>>>(
     }
 }
 
-/// Joins the group.
-pub(super) async fn join(parts: &Parts) -> Option<Box<dyn Consumer>> {
-    let topics = topics();
-    until(parts, "join", || parts.log.join(GROUP, &topics)).await
+/// Takes partitions over: raises their epochs and learns where what is new begins. Several are tried once, together; one is
+/// tried until it is done or not wanted any more.
+async fn take_over(parts: Parts, ticket: u64, partitions: Vec<Partition>, unwanted: CancellationToken) -> TakenOver {
+    let mut backoff = Backoff::default();
+    let owned = loop {
+        match once(&parts, &partitions).await {
+            Ok(owned) => break Some(owned),
+            Err(why) => again("take_over", &why, &backoff),
+        }
+        if partitions.len() > 1 {
+            break None;
+        }
+        tokio::select! {
+            () = unwanted.cancelled() => break None,
+            () = backoff.wait() => {}
+        }
+    };
+    TakenOver { ticket, partitions, owned }
+}
+
+async fn once(parts: &Parts, partitions: &[Partition]) -> PortResult<Vec<Owned>> {
+    let epochs = parts.gates.history.call(parts.history.take_over(partitions)).await?;
+    if epochs.len() != partitions.len() {
+        return Err(PortError::Rejected("history raised another number of epochs than was asked".into()));
+    }
+    let within = Duration::from_millis(parts.limits.flow.record_ms);
+    let ends = join_all(partitions.iter().map(|partition| async move {
+        let mut ends = [Offset(0); 3];
+        for (lane, end) in Priority::ALL.into_iter().zip(&mut ends) {
+            let at = TopicPartition { topic: Topic::Lane(lane), partition: *partition };
+            let bounds = tokio::time::timeout(within, parts.log.bounds(at)).await;
+            *end = bounds.unwrap_or_else(|_| Err(PortError::Unknown("the log did not answer in time".into())))?.1;
+        }
+        Ok(ends)
+    }));
+    let ends = ends.await.into_iter().collect::<PortResult<Vec<_>>>()?;
+    Ok(epochs.into_iter().zip(ends).map(|(epoch, ends)| Owned { epoch, ends }).collect())
+}
+
+/// Every topic of these partitions.
+fn all_of(partitions: &[Partition]) -> Vec<TopicPartition> {
+    let of = |topic: Topic| partitions.iter().map(move |partition| TopicPartition { topic, partition: *partition });
+    topics().into_iter().flat_map(of).collect()
+}
+
+fn numbers(partitions: &[Partition]) -> Vec<u16> {
+    partitions.iter().map(|partition| partition.0).collect()
 }
 
 impl Intake {
-    /// Takes partitions over: raises their epochs and learns where what is new begins. Nothing of them is fed before.
-    pub(super) async fn assigned(&mut self, partitions: Vec<Partition>) {
-        // Of an earlier time as owner something may still be in flight: it must not meet its own replay.
-        self.drained(&partitions, None).await;
-        let parts = &self.parts;
-        let Some(epochs) = until(parts, "take_over", || parts.history.take_over(&partitions)).await else { return };
-        let mut owned = Vec::with_capacity(partitions.len());
-        for (partition, epoch) in partitions.iter().copied().zip(epochs) {
-            let ends = join_all(Priority::ALL.map(|lane| async move {
-                let at = TopicPartition { topic: Topic::Lane(lane), partition };
-                until(parts, "bounds", || parts.log.bounds(at)).await.map(|(_, end)| end)
-            }));
-            let [Some(high), Some(normal), Some(low)] = ends.await[..] else { return };
-            let ends: [Offset; 3] = [high, normal, low];
-            owned.push((partition, Owned { epoch, ends }));
+    /// Partitions came: they are taken over, and nothing of them is read before.
+    pub(super) fn assigned(&mut self, partitions: Vec<Partition>) {
+        self.consumer.pause(&all_of(&partitions));
+        for partition in &partitions {
+            // Whatever was known of an earlier time as owner is over.
+            self.drop_all(*partition);
+            self.owning.leaving.remove(partition);
+            self.owning.lost.remove(partition);
         }
-        let told = owned.iter().map(|(partition, owned)| (*partition, owned.epoch)).collect();
-        self.owned.extend(owned);
-        self.settler.assign(told).await;
-        // What is paused stays so for the new ones too.
-        let at = |topic| partitions.iter().map(move |p| TopicPartition { topic, partition: *p }).collect::<Vec<_>>();
-        for lane in Priority::ALL {
-            if self.lanes[super::index(lane)].paused {
-                self.consumer.pause(&at(Topic::Lane(lane)));
-            }
-        }
-        if self.taking.is_some() {
-            self.consumer.pause(&at(Topic::Outcomes));
-        }
-        tracing::info!(partitions = ?partitions.iter().map(|p| p.0).collect::<Vec<_>>(), "partitions taken over");
+        self.owning.begin(&self.parts, partitions);
     }
 
-    /// Gives partitions up: feeds no more of them, waits for what is in flight, commits, releases.
-    pub(super) async fn revoked(&mut self, partitions: Vec<Partition>) {
-        self.tiers.forget(&partitions);
-        let deadline = self.flow().drain_ms;
-        let in_time = self.drained(&partitions, Some(deadline)).await;
-        // Its facts are settled before the offsets are read; records it was to take go on ahead of that.
-        if let Some(taking) = self.taking.take() {
-            taking.await;
-            self.consumer.resume(&self.of_topic(Topic::Outcomes));
+    /// A takeover has ended.
+    pub(super) fn taken_over(&mut self, taken: TakenOver) {
+        let TakenOver { ticket, mut partitions, owned } = taken;
+        for partition in &partitions {
+            if let Some(calls) = self.owning.calling.get_mut(partition) {
+                *calls -= 1;
+            }
         }
-        self.settler.revoke(partitions.clone()).await;
+        self.owning.calling.retain(|_, calls| *calls > 0);
+        let mut owned = owned.unwrap_or_default().into_iter();
+        let Self { owning, owned: held, .. } = self;
+        let mut told = Vec::new();
+        partitions.retain(|partition| {
+            let owned = owned.next();
+            if owning.arriving.get(partition).is_none_or(|arriving| arriving.ticket != ticket) {
+                return false;
+            }
+            let Some(owned) = owned else { return true };
+            owning.arriving.remove(partition);
+            told.push((*partition, owned.epoch));
+            held.insert(*partition, owned);
+            false
+        });
+        // What could not be taken over together is tried one by one, so that one of them does not hold the others up.
+        for partition in partitions {
+            self.owning.begin(&self.parts, vec![partition]);
+        }
+        if told.is_empty() {
+            return;
+        }
+        told.iter().for_each(|(partition, epoch)| self.parts.ownership.took(*partition, *epoch));
+        let numbers = numbers(&told.iter().map(|(partition, _)| *partition).collect::<Vec<_>>());
+        tracing::info!(partitions = ?numbers, "partitions taken over");
+        let (settler, mine) = (self.settler.clone(), told.clone());
+        self.tell_settler(async move {
+            settler.assign(mine).await;
+            Vec::new()
+        });
+        self.begin_reading(&told);
+    }
+
+    /// Lets records of these come, of lanes that have room.
+    fn begin_reading(&mut self, partitions: &[(Partition, Epoch)]) {
+        let (lanes, taking) = (&self.lanes, self.taking.is_some());
+        let open = |at: &TopicPartition| match at.topic {
+            Topic::Lane(lane) => !lanes[super::index(lane)].paused,
+            Topic::Outcomes => !taking,
+            Topic::Retry(_) | Topic::Dead => true,
+        };
+        let partitions: Vec<_> = partitions.iter().map(|(partition, _)| *partition).collect();
+        let at: Vec<_> = all_of(&partitions).into_iter().filter(open).collect();
+        self.consumer.resume(&at);
+    }
+
+    /// Partitions are to be given up.
+    pub(super) fn revoked(&mut self, partitions: &[Partition]) {
+        let until = self.parts.clock.mono().plus(self.flow().drain_ms);
+        let mut settling = Vec::new();
+        for partition in partitions {
+            if let Some(arriving) = self.owning.arriving.remove(partition) {
+                arriving.unwanted.cancel();
+            }
+            self.owning.lost.remove(partition);
+            let settled = !self.owned.contains_key(partition);
+            self.owning.leaving.insert(*partition, Leaving { until, settled });
+            if !settled {
+                settling.push(*partition);
+            }
+        }
+        self.consumer.pause(&all_of(partitions));
+        self.tiers.forget(partitions);
+        self.settler.leaving(partitions);
+        self.tell_settler_revoked(settling);
+    }
+
+    fn tell_settler_revoked(&mut self, partitions: Vec<Partition>) {
+        if partitions.is_empty() {
+            return;
+        }
+        let settler = self.settler.clone();
+        self.tell_settler(async move {
+            settler.revoke(partitions.clone()).await;
+            partitions
+        });
+    }
+
+    /// Commits and releases what has nothing in flight any more, or no time left; joins anew where the log does not know
+    /// that something was lost.
+    pub(super) async fn give_up(&mut self, now: Millis) {
+        if self.owning.is_still() {
+            return;
+        }
+        let (ledger, calling) = (&self.ledger, &self.owning.calling);
+        let ready = |partition: &Partition, leaving: &Leaving| {
+            (leaving.settled && !ledger.holds(*partition) && !calling.contains_key(partition)) || leaving.until <= now
+        };
+        let ready: Vec<_> = self.owning.leaving.iter().filter(|(p, l)| ready(p, l)).map(|(p, _)| *p).collect();
+        if !ready.is_empty() {
+            self.release(&ready).await;
+        }
+        if self.owning.lost.values().any(|until| *until <= now) && !self.owning.rejoining {
+            tracing::warn!("a partition was lost and the log still means this member: joining the group anew");
+            self.owning.rejoining = true;
+            let all: Vec<_> = self.owned.keys().chain(self.owning.arriving.keys()).copied().collect();
+            self.revoked(&all);
+        }
+        if self.owning.rejoining && self.owning.leaving.is_empty() {
+            self.rejoin().await;
+        }
+    }
+
+    async fn release(&mut self, partitions: &[Partition]) {
+        // What was done last is committed first.
+        self.catch_up();
         self.commit().await;
-        self.owned.retain(|partition, _| !partitions.contains(partition));
-        self.uncommitted.retain(|at, _| !partitions.contains(&at.partition));
-        self.ledger.forget(&partitions);
-        if let Err(why) = self.consumer.release(&partitions).await {
+        let in_time = partitions.iter().all(|partition| !self.ledger.holds(*partition));
+        for partition in partitions {
+            self.owning.leaving.remove(partition);
+            self.drop_all(*partition);
+        }
+        // Who joins anew releases everything by leaving.
+        if !self.owning.rejoining
+            && let Err(why) = self.consumer.release(partitions).await
+        {
             tracing::warn!(%why, "partitions could not be released; they lapse by themselves");
         }
-        tracing::info!(partitions = ?partitions.iter().map(|p| p.0).collect::<Vec<_>>(), in_time, "partitions given up");
+        tracing::info!(partitions = ?numbers(partitions), in_time, "partitions given up");
     }
 
-    /// Waits until nothing of these is in flight, or so long. Says whether nothing is.
-    async fn drained(&mut self, partitions: &[Partition], within_ms: Option<u64>) -> bool {
-        let progress = self.parts.progress.clone();
-        progress.await_moves(true);
-        let drained = async {
-            loop {
-                self.catch_up();
-                if !self.ledger.holds(partitions) {
-                    return true;
-                }
-                tokio::select! {
-                    () = progress.moved() => {}
-                    // A frontier that moved before anyone waited is seen here at the latest.
-                    () = tokio::time::sleep(Duration::from_millis(super::IDLE_LOOK_MS / 10)) => {}
-                    () = self.parts.stop.cancelled(), if within_ms.is_none() => return false,
-                }
-            }
-        };
-        match within_ms {
-            Some(ms) => tokio::time::timeout(Duration::from_millis(ms), drained).await.unwrap_or(false),
-            None => drained.await,
+    /// Whatever is still in flight of a partition comes to nothing.
+    fn drop_all(&mut self, partition: Partition) {
+        if self.owned.remove(&partition).is_some() {
+            self.parts.ownership.gave_up(partition);
         }
+        self.uncommitted.retain(|at, _| at.partition != partition);
+        self.ledger.forget(partition);
+        self.tiers.forget(&[partition]);
+        self.settler.leaving(&[partition]);
+    }
+
+    /// Drops what somebody was told is another's.
+    pub(super) fn forget_lost(&mut self) {
+        for (partition, epoch) in self.parts.ownership.take_lost() {
+            if self.owned.get(&partition).is_none_or(|owned| owned.epoch != epoch) {
+                continue;
+            }
+            self.drop_all(partition);
+            self.consumer.pause(&all_of(&[partition]));
+            self.tell_settler_revoked(vec![partition]);
+            // One that is being given up is released as soon as the settler has let go of it.
+            if !self.owning.goes(partition) {
+                let until = self.parts.clock.mono().plus(self.flow().drain_ms);
+                self.owning.lost.insert(partition, until);
+            }
+        }
+    }
+
+    /// The log refuses to be read by this member: it is not one any more.
+    pub(super) fn unreadable(&mut self, why: &PortError) {
+        if matches!(why, PortError::Fenced(_)) && !self.owning.rejoining {
+            self.owning.rejoining = true;
+            let all: Vec<_> = self.owned.keys().chain(self.owning.arriving.keys()).copied().collect();
+            self.revoked(&all);
+        }
+    }
+
+    /// Becomes a new member of the group, which begins from what is committed.
+    async fn rejoin(&mut self) {
+        let Some(consumer) = join(&self.parts).await else { return };
+        let before = std::mem::replace(&mut self.consumer, consumer);
+        if let Err(why) = before.leave().await {
+            tracing::warn!(%why, "the group could not be left; the partitions lapse by themselves");
+        }
+        // Whatever came to the old member meanwhile is the new one's only if the log says so.
+        let known = self.owned.keys().chain(self.owning.arriving.keys());
+        for partition in known.copied().collect::<Vec<_>>() {
+            self.drop_all(partition);
+        }
+        self.owning.arriving.clear();
+        self.owning.rejoining = false;
+        self.owning.lost.clear();
+        self.lanes.iter_mut().for_each(|lane| lane.paused = false);
     }
 
     /// Finishes what is in flight within the drain time, commits, and leaves the group. Says whether all of it was done.
     pub(super) async fn leave(mut self) -> Result<bool, Gone> {
         let all: Vec<_> = self.owned.keys().copied().collect();
-        let deadline = self.flow().drain_ms;
-        let in_time = self.drained(&all, Some(deadline)).await;
+        let in_time = self.drained(&all).await;
         drop(self.taking.take());
         self.commit().await;
         self.tell();
+        let drain = Duration::from_millis(self.flow().drain_ms);
         let Self { settler, consumer, mut lanes, .. } = self;
-        let settler = Arc::into_inner(settler);
         let mut consumer = consumer;
-        if let Some(settler) = settler {
-            settler.revoke(all.clone()).await;
+        if let Some(settler) = Arc::into_inner(settler) {
+            // What it does not get to is not committed.
+            let _ = tokio::time::timeout(drain, settler.revoke(all)).await;
             let done = settler.done();
             if !done.is_empty()
                 && let Err(why) = consumer.commit(&done).await
@@ -145,5 +390,25 @@ impl Intake {
             lane.bell.ring();
         }
         Ok(in_time)
+    }
+
+    /// Waits until nothing of these is in flight, or the drain time is over. Says whether nothing is.
+    async fn drained(&mut self, partitions: &[Partition]) -> bool {
+        let (progress, drain) = (self.parts.progress.clone(), Duration::from_millis(self.flow().drain_ms));
+        progress.await_moves(true);
+        let drained = async {
+            loop {
+                self.catch_up();
+                if !partitions.iter().any(|partition| self.ledger.holds(*partition)) {
+                    return true;
+                }
+                tokio::select! {
+                    () = progress.moved() => {}
+                    // A frontier that moved before anyone waited is seen here at the latest.
+                    () = tokio::time::sleep(Duration::from_millis(super::IDLE_LOOK_MS / 10)) => {}
+                }
+            }
+        };
+        tokio::time::timeout(drain, drained).await.unwrap_or(false)
     }
 }

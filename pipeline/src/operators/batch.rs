@@ -10,7 +10,7 @@ use schemas::{Lane, Millis, limits::FlowLimits};
 use timely::dataflow::{channels::pact::Pipeline, operators::generic::Operator};
 
 use super::{Batches, Items, named};
-use crate::{gauges, item::Batch, shared::Shared};
+use crate::{gauges, item::Batch, ownership::Owners, shared::Shared};
 
 /// What stands before the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(crate) fn batch<'scope>(items: Items<'scope>, lane: Lane, shared: &Rc<Shared
                 let credit = shared.credits.taken(lane);
                 gauges::add(&shared.count(lane).batches, 1);
                 metrics::histogram!("esh3ar_batch_messages", "lane" => lane.word()).record(load.len() as f64);
-                output.session(&cap).give(Batch { lane, load, credit });
+                output.session(&cap).give(Batch { lane, load, credit, owners: Owners::default() });
             });
         }
     })

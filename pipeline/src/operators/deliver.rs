@@ -3,28 +3,29 @@
 //!
 //! Taken: done. Absent: parked. Failed: a fact, and a record on the next tier or a grave. A batch's epoch stays open until its
 //! facts, retries and dead letters are durable, so that no offset is committed before them; its credit is given back as soon
-//! as the outcomes are known. A dispatch that panics or outlives its deadline has failed.
+//! as the outcomes are known. A dispatch that panics or outlives its deadline has failed. Of a partition that was lost nothing is
+//! handed over and nothing kept.
 
 use std::{panic::AssertUnwindSafe, rc::Rc, time::Duration};
 
 use futures::FutureExt as _;
 use schemas::{
-    Fact, Lane, Reason, Topic, What,
-    port::{Append, Dead, History, Log, Outcome, PortError, Routed, Schedule},
+    Lane, Reason, Topic, What,
+    port::{Append, Dead, Outcome, Routed, Schedule},
     record,
 };
 
 use super::{
     Done, Routes,
     act::{Act, act_in_order},
-    record::{again, until_recorded},
+    repeat::{until_appended, until_buried, until_recorded},
     route::Ways,
 };
 use crate::{
-    backoff::Backoff,
     effects::{Effects, Tried},
     gauges,
     item::Batch,
+    ownership::Owners,
     shared::Shared,
 };
 
@@ -40,10 +41,14 @@ pub(crate) fn deliver<'scope>(batches: Routes<'scope>, lane: Lane, shared: &Rc<S
         }
         let shared = shared.clone();
         Act::Later(async move {
-            let Batch { load: Ways { sends, mut effects }, credit, .. } = batch;
+            let Batch { load: Ways { mut sends, mut effects }, credit, mut owners, .. } = batch;
+            let gone = owners.drop_lost(&shared.kit.ownership);
+            sends.retain(|routed| !gone.contains(&routed.hint.inbox.partition));
+            effects.drop_of(&gone);
             hand_over(&shared, lane, sends, &mut effects).await;
             drop(credit);
-            keep(&shared, lane, effects).await;
+            effects.drop_of(&owners.drop_lost(&shared.kit.ownership));
+            keep(&shared, lane, effects, owners).await;
         })
     })
 }
@@ -81,8 +86,9 @@ async fn hand_over(shared: &Shared, lane: Lane, sends: Vec<Routed>, effects: &mu
     }
 }
 
-/// Makes what follows durable, however long it takes.
-async fn keep(shared: &Shared, lane: Lane, effects: Effects) {
+/// Makes what follows durable, however long it takes. What is to be done again comes before the fact that it failed: a
+/// crash in between does the step again, the other way round it would be forgotten.
+async fn keep(shared: &Shared, lane: Lane, effects: Effects, mut owners: Owners) {
     if effects.is_empty() {
         return;
     }
@@ -96,58 +102,20 @@ async fn keep(shared: &Shared, lane: Lane, effects: Effects) {
         }
     }
     if !dead.is_empty() {
-        until_buried(&*kit.ports.history, &dead).await;
+        until_buried(kit, &dead, &owners).await;
     }
-    append(&*kit.ports.log, records(facts, &again, &dead)).await;
+    until_appended(kit, follows(&again, &dead), &mut owners).await;
+    until_appended(kit, record::facts(facts), &mut owners).await;
     if !dead.is_empty() {
         kit.ports.dispatch.alarm(&dead).await;
     }
     if !done.is_empty() {
-        let within = Duration::from_millis(kit.limits.flow.record_ms);
-        let schedule = Schedule { add: Vec::new(), done };
-        until_recorded(&*kit.ports.history, &[], &schedule, within).await;
+        until_recorded(kit, Vec::new(), Schedule { done, ..Schedule::default() }, owners).await;
     }
 }
 
-/// The records of effects.
-fn records(facts: Vec<Fact>, retries: &[(schemas::tier::Tier, record::Again)], dead: &[Dead]) -> Vec<Append> {
-    let mut records = record::facts(facts);
-    records.extend(retries.iter().map(|(tier, again)| record::again(Topic::Retry(*tier), again)));
-    records.extend(dead.iter().map(record::dead));
-    records
-}
-
-/// Appends until all are durable. What may have been appended is appended again: facts merge, retries and graves are known by
-/// their numbers. What the log refuses for good is said and left, because again is useless.
-async fn append(log: &dyn Log, mut records: Vec<Append>) {
-    let mut backoff = Backoff::default();
-    loop {
-        let answers = log.append(records.clone()).await;
-        let mut left = Vec::new();
-        for (record, answer) in records.into_iter().zip(answers) {
-            match answer {
-                Ok(_) => {}
-                Err(why @ PortError::Rejected(_)) => tracing::error!(at = %record.at, %why, "a record was refused"),
-                Err(why) => {
-                    if left.is_empty() {
-                        again("append", &why, &backoff);
-                    }
-                    left.push(record);
-                }
-            }
-        }
-        if left.is_empty() {
-            return;
-        }
-        records = left;
-        backoff.wait().await;
-    }
-}
-
-async fn until_buried(history: &dyn History, dead: &[Dead]) {
-    let mut backoff = Backoff::default();
-    while let Err(why) = history.bury(dead).await {
-        again("bury", &why, &backoff);
-        backoff.wait().await;
-    }
+/// The records of retries and graves.
+fn follows(retries: &[(schemas::tier::Tier, record::Again)], dead: &[Dead]) -> Vec<Append> {
+    let retries = retries.iter().map(|(tier, again)| record::again(Topic::Retry(*tier), again));
+    retries.chain(dead.iter().map(record::dead)).collect()
 }

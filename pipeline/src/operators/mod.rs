@@ -11,6 +11,7 @@ pub(crate) mod expire;
 pub(crate) mod functions;
 pub(crate) mod prioritise;
 pub(crate) mod record;
+pub(crate) mod repeat;
 pub(crate) mod route;
 pub(crate) mod source;
 

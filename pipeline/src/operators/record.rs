@@ -5,14 +5,14 @@
 //! confirm is repeated at the same places with the same bytes, for ever, and nothing after it is released before it (rule 1).
 //! What may be known already (a key, a replayed record, an end met for the first time) is asked of history first, in one
 //! batched read; the batches of a lane keep their order meanwhile. Each batch's epoch stays open until it is released.
+//! Ends are read before ids are asked for: an id that stands beyond the end was written by an owner that had lost the
+//! partition by then, and counts as unknown. Items of a partition that was lost ([`crate::ownership`]) are dropped wherever
+//! they are.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use futures::join;
-use schemas::{
-    Epoch, Inbox, Lane, MessageId,
-    port::{Entry, History, PortResult, Schedule, Tail},
-};
+use schemas::{Epoch, Inbox, Lane, MessageId, port::Tail};
 use timely::{
     dataflow::{
         channels::pact::Pipeline,
@@ -21,27 +21,34 @@ use timely::{
     scheduling::Activator,
 };
 
-use super::{Batches, Recorded, named};
+use super::{
+    Batches, Recorded, named,
+    repeat::{is_empty, until_answered, until_recorded},
+};
 use crate::{
-    backoff::Backoff,
     gauges,
     item::{Batch, Item, Step, Work},
+    ownership::Owners,
     place::{Found, Placing, Plan},
-    shared::Shared,
+    shared::{Kit, Shared},
+    tails::{Tails, is_inherited},
 };
 
 /// The items of a batch, each message with its inbox.
 type Items = Vec<(Option<Inbox>, Item)>;
 
 /// What is asked of history before a batch's places can be given.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Questions {
     known: Vec<MessageId>,
+    /// To be asked for where the inbox turns out to be inherited.
+    doubtful: Vec<(MessageId, Inbox, Epoch)>,
     due: Vec<MessageId>,
     tails: Vec<(Inbox, Epoch)>,
 }
 
 /// The answers.
+#[derive(Default)]
 struct Answers {
     found: Found,
     tails: Vec<((Inbox, Epoch), Tail)>,
@@ -96,19 +103,21 @@ struct Line {
 impl Line {
     /// A batch joins the line; what history must tell about it is asked at once.
     fn add(&mut self, cap: Capability<u64>, mut batch: Batch<Vec<Item>>) {
+        batch.owners = Owners::of(&mut batch.load, &self.shared.kit.ownership);
         let (items, questions) = self.questions(std::mem::take(&mut batch.load));
         let batch = batch.with(items);
         if questions.known.is_empty() && questions.due.is_empty() && questions.tails.is_empty() {
-            let answers = Answers { found: Found::default(), tails: Vec::new() };
-            self.line.push_back((cap, Stage::Ready(batch, answers)));
+            self.line.push_back((cap, Stage::Ready(batch, Answers::default())));
             return;
         }
         let number = self.first + self.line.len() as u64;
+        let owners = batch.owners.clone();
         self.line.push_back((cap, Stage::Asking(batch)));
         let (answers, activator) = (self.answers.clone(), self.activator.clone());
-        let history = self.shared.kit.ports.history.clone();
+        let shared = self.shared.clone();
         self.shared.rim.give(async move {
-            let answer = ask(&*history, questions).await;
+            // Without an answer nothing of the batch is ours any more: it is dropped when it is placed.
+            let answer = ask(&shared.kit, &owners, questions).await.unwrap_or_default();
             answers.borrow_mut().push((number, answer));
             activator.activate();
         });
@@ -121,13 +130,16 @@ impl Line {
         let items = items.into_iter().map(|item| {
             let Work::Fresh(fresh) = &item.work else { return (None, item) };
             let inbox = Inbox { user: fresh.message.to.clone(), partition: item.partition };
-            if tails.pin(&inbox, item.epoch) {
+            let (id, unknown) = (fresh.message.id, tails.pin(&inbox, item.epoch));
+            if unknown {
                 questions.tails.push((inbox.clone(), item.epoch));
             }
             if fresh.due.is_some() {
-                questions.due.push(fresh.message.id);
-            } else if fresh.ask() {
-                questions.known.push(fresh.message.id);
+                questions.due.push(id);
+            } else if fresh.ask() || tails.doubts(&inbox, item.epoch, fresh.message.accepted_at) {
+                questions.known.push(id);
+            } else if unknown {
+                questions.doubtful.push((id, inbox.clone(), item.epoch));
             }
             (Some(inbox), item)
         });
@@ -170,7 +182,10 @@ impl Line {
         }
         self.first += 1;
         match self.line.pop_front()? {
-            (cap, Stage::Writing(batch, _)) => Some((cap, batch)),
+            (cap, Stage::Writing(mut batch, _)) => {
+                batch.drop_lost(&self.shared.kit.ownership);
+                Some((cap, batch))
+            }
             _ => None,
         }
     }
@@ -180,24 +195,32 @@ impl Line {
 fn write(shared: &Rc<Shared>, lane: Lane, mut batch: Batch<Items>, answers: &Answers) -> Stage {
     let number = shared.releases.begin();
     let mut tails = shared.tails.borrow_mut();
-    for ((inbox, epoch), tail) in &answers.tails {
-        tails.learn(inbox, *epoch, *tail);
+    let gone = batch.owners.drop_lost(&shared.kit.ownership);
+    if !gone.is_empty() {
+        let_go(&mut batch.load, &mut tails, |item| gone.contains(&item.partition));
     }
     let now = shared.kit.clock.wall();
+    for ((inbox, epoch), tail) in &answers.tails {
+        tails.learn(inbox, *epoch, *tail, now);
+    }
+    for (inbox, item) in &mut batch.load {
+        if let (Some(inbox), Work::Fresh(fresh)) = (inbox, &mut item.work) {
+            fresh.replay |= tails.doubts(inbox, item.epoch, fresh.message.accepted_at);
+        }
+    }
     let mut placing = Placing { lane, now, write: number, found: &answers.found, tails: &mut tails };
     let Plan { entries, schedule, steps, repeats } = placing.plan(std::mem::take(&mut batch.load));
     drop(tails);
     gauges::add(&shared.count(lane).recorded, entries.len());
     gauges::add(&shared.count(lane).repeats, repeats);
-    if entries.is_empty() && schedule.add.is_empty() && schedule.done.is_empty() {
+    if entries.is_empty() && is_empty(&schedule) {
         let below = shared.releases.end(number);
         shared.tails.borrow_mut().release(below);
     } else {
-        let shared = shared.clone();
+        let (shared, owners) = (shared.clone(), batch.owners.clone());
         let rim = shared.rim.clone();
         rim.give(async move {
-            let within = Duration::from_millis(shared.kit.limits.flow.record_ms);
-            until_recorded(&*shared.kit.ports.history, &entries, &schedule, within).await;
+            until_recorded(&shared.kit, entries, schedule, owners).await;
             let below = shared.releases.end(number);
             shared.tails.borrow_mut().release(below);
         });
@@ -205,56 +228,33 @@ fn write(shared: &Rc<Shared>, lane: Lane, mut batch: Batch<Items>, answers: &Ans
     Stage::Writing(batch.with(steps), number)
 }
 
-/// Writes, and writes again at the same places with the same bytes, until history has confirmed it.
-pub(super) async fn until_recorded(history: &dyn History, entries: &[Entry], schedule: &Schedule, within: Duration) {
-    let mut backoff = Backoff::default();
-    loop {
-        match tokio::time::timeout(within, history.record(entries, schedule)).await {
-            Ok(Ok(())) => return,
-            Ok(Err(why)) => again("record", &why, &backoff),
-            Err(_) => again("record", &"history did not answer in time", &backoff),
+/// Removes items, and lets go of the ends that they hold.
+fn let_go(items: &mut Items, tails: &mut Tails, gone: impl Fn(&Item) -> bool) {
+    items.retain(|(inbox, item)| {
+        let gone = gone(item);
+        if let Some(inbox) = inbox.as_ref().filter(|_| gone) {
+            tails.unpin(inbox, item.epoch);
         }
-        backoff.wait().await;
-    }
+        !gone
+    });
 }
 
-/// Asks, and asks again until history answers.
-async fn ask(history: &dyn History, questions: Questions) -> Answers {
-    let Questions { known, due, tails } = questions;
+/// Asks, and asks again until history answers. The ends first, and then what is known.
+async fn ask(kit: &Kit, owners: &Owners, questions: Questions) -> Option<Answers> {
+    let Questions { mut known, doubtful, due, tails } = questions;
     let inboxes: Vec<_> = tails.iter().map(|(inbox, _)| inbox.clone()).collect();
-    let (found, placed, ends) = join!(
-        until_answered(&known, || history.known(&known)),
-        until_answered(&due, || history.messages(&due)),
-        until_answered(&inboxes, || history.tails(&inboxes)),
+    let history = &kit.ports.history;
+    let ends = until_answered(kit, owners, &inboxes, || history.tails(&inboxes)).await?;
+    let inherited = |inbox: &Inbox, epoch: Epoch| {
+        let at = tails.binary_search_by(|(there, _)| there.cmp(inbox)).ok();
+        at.and_then(|at| ends.get(at)).is_some_and(|tail| is_inherited(tail, epoch))
+    };
+    known.extend(doubtful.iter().filter(|(_, inbox, epoch)| inherited(inbox, *epoch)).map(|(id, ..)| *id));
+    let (found, placed) = join!(
+        until_answered(kit, owners, &known, || history.known(&known)),
+        until_answered(kit, owners, &due, || history.messages(&due)),
     );
-    let known = known.into_iter().zip(found).filter_map(|(id, known)| Some((id, known?))).collect();
-    let due = due.into_iter().zip(placed).filter_map(|(id, placed)| Some((id, placed?))).collect();
-    Answers { found: Found { known, due }, tails: tails.into_iter().zip(ends).collect() }
-}
-
-/// Reads until there is one answer for each that is asked.
-pub(crate) async fn until_answered<Asked, Answer, Reading>(asked: &[Asked], read: impl Fn() -> Reading) -> Vec<Answer>
-where
-    Reading: Future<Output = PortResult<Vec<Answer>>>,
-{
-    let mut backoff = Backoff::default();
-    loop {
-        if asked.is_empty() {
-            return Vec::new();
-        }
-        match read().await {
-            Ok(answers) if answers.len() == asked.len() => return answers,
-            Ok(_) => again("read", &"history answered another number than was asked", &backoff),
-            Err(why) => again("read", &why, &backoff),
-        }
-        backoff.wait().await;
-    }
-}
-
-/// Says that an act is repeated: at once for the first time, then less and less often.
-pub(crate) fn again(act: &'static str, why: &dyn std::fmt::Display, backoff: &Backoff) {
-    metrics::counter!("esh3ar_port_retries_total", "call" => act).increment(1);
-    if backoff.count().is_power_of_two() || backoff.count() == 0 {
-        tracing::warn!(act, %why, times = backoff.count(), "an act did not succeed and is repeated");
-    }
+    let known = known.into_iter().zip(found?).filter_map(|(id, known)| Some((id, known?))).collect();
+    let due = due.into_iter().zip(placed?).filter_map(|(id, placed)| Some((id, placed?))).collect();
+    Some(Answers { found: Found { known, due }, tails: tails.into_iter().zip(ends).collect() })
 }

@@ -1,7 +1,9 @@
 //! Route: finds where the recipients of a batch are, in one look-up. Who is nowhere waits in the inbox: parked.
 //!
 //! A retry reads its message's state first: what is done or withdrawn is not sent, the rest goes on with the attempt that is
-//! due. What its sender took back meanwhile is not sent either ([`crate::handed`]). Keeps the order of a lane's batches.
+//! due. What its sender took back meanwhile is not sent either ([`crate::handed`]). Keeps the order of a lane's batches. Where
+//! presence does not say, the message is parked too, no attempt is charged, and it is offered once presence answers
+//! ([`crate::unlocated`]).
 
 use std::{collections::HashMap, rc::Rc};
 
@@ -14,13 +16,16 @@ use schemas::{
 use super::{
     Recorded, Routes,
     act::{Act, act_in_order},
-    record::until_answered,
+    repeat::{again, until_answered},
 };
 use crate::{
+    backoff::Backoff,
     effects::{Effects, Tried},
     gauges,
     item::{Batch, Step},
+    ownership::Owners,
     shared::Shared,
+    unlocated,
 };
 
 /// Where a batch goes.
@@ -42,43 +47,46 @@ pub(crate) fn route<'scope>(batches: Recorded<'scope>, lane: Lane, shared: &Rc<S
         }
         let shared = shared.clone();
         Act::Later(async move {
-            let ways = find_ways(&shared, lane, steps).await;
+            let ways = find_ways(&shared, lane, steps, &batch.owners).await;
             batch.with(ways)
         })
     })
 }
 
-async fn find_ways(shared: &Shared, lane: Lane, steps: Vec<Step>) -> Ways {
-    let now = shared.kit.clock.wall();
+async fn find_ways(shared: &Rc<Shared>, lane: Lane, steps: Vec<Step>, owners: &Owners) -> Ways {
+    let kit = &shared.kit;
+    let now = kit.clock.wall();
     let agains: Vec<MessageId> =
         steps.iter().filter_map(|step| if let Step::Again(again) = step { Some(again.id) } else { None }).collect();
-    let history = &shared.kit.ports.history;
-    let placed = until_answered(&agains, || history.messages(&agains)).await;
+    let Some(placed) = until_answered(kit, owners, &agains, || kit.ports.history.messages(&agains)).await else {
+        return Ways::default();
+    };
     let Sorted { offers, mut effects } = sort(steps, placed, now);
     let mut users: Vec<UserId> = offers.iter().map(|hint| hint.inbox.user.clone()).collect();
     users.sort_unstable();
     users.dedup();
-    let places = if users.is_empty() { Ok(Vec::new()) } else { shared.kit.ports.presence.locate(&users).await };
+    let places = match users.is_empty() {
+        true => Ok(Vec::new()),
+        false => kit.gates.presence.call_now(kit.ports.presence.locate(&users)).await,
+    };
     let mut sends = Vec::with_capacity(offers.len());
     match places {
         Ok(places) => {
             let nodes: HashMap<&UserId, Vec<NodeId>> = users.iter().zip(places.iter().map(|at| nodes(at))).collect();
-            let mono = shared.kit.clock.mono();
+            let mono = kit.clock.mono();
             for hint in offers {
                 let nodes = nodes.get(&hint.inbox.user).map_or(&[][..], Vec::as_slice);
                 if nodes.is_empty() {
                     effects.parked(&Tried::of(&hint), now);
-                } else if shared.kit.handed.hand(hint.message.id, mono) {
+                } else if kit.handed.hand(hint.message.id, mono) {
                     sends.push(Routed { hint, nodes: nodes.to_vec() });
                 }
             }
         }
         Err(why) => {
-            tracing::warn!(%why, lane = lane.word(), "users could not be located: the attempt failed");
-            let first_ms = shared.kit.limits.flow.retry_first_ms;
-            for hint in offers {
-                effects.failed(&Tried::of(&hint), lane, Reason::NodeUnreachable, now, first_ms);
-            }
+            again("locate", &why, &Backoff::default());
+            offers.iter().for_each(|hint| effects.parked(&Tried::of(hint), now));
+            unlocated::remember(shared, offers, owners);
         }
     }
     let parked = effects.facts.iter().filter(|fact| fact.what == schemas::What::Parked).count();
@@ -87,7 +95,7 @@ async fn find_ways(shared: &Shared, lane: Lane, steps: Vec<Step>) -> Ways {
 }
 
 /// The nodes of a user's places, each once.
-fn nodes(places: &[Place]) -> Vec<NodeId> {
+pub(crate) fn nodes(places: &[Place]) -> Vec<NodeId> {
     let mut nodes: Vec<_> = places.iter().map(|place| place.node.clone()).collect();
     nodes.sort_unstable();
     nodes.dedup();

@@ -31,7 +31,9 @@ fn plan(items: Vec<Item>, found: &Found, tails: &mut Tails) -> Plan {
         let Work::Fresh(fresh) = &item.work else { return (None, item) };
         let inbox = Inbox { user: fresh.message.to.clone(), partition: Partition(0) };
         if tails.pin(&inbox, Epoch(1)) {
-            tails.learn(&inbox, Epoch(1), Tail::default());
+            let known = found.known.values().filter_map(|known| known.position);
+            let position = known.chain(found.due.values().filter_map(|due| due.position)).max().unwrap_or_default();
+            tails.learn(&inbox, Epoch(1), Tail { position, one_way: position.n }, Timestamp(0));
         }
         (Some(inbox), item)
     });

@@ -48,7 +48,7 @@ impl Bench {
     fn copies(&self) -> Vec<Again> {
         let read = |record: schemas::port::Record| match codec::decode(&record.body).unwrap() {
             LaneRecord::Again(again) => again,
-            LaneRecord::Accepted(_) => panic!("a requeued message is not accepted again"),
+            LaneRecord::Accepted(_) | LaneRecord::Chat(_) => panic!("a requeued message is not accepted again"),
         };
         self.log.all(Topic::Lane(Priority::Normal)).into_iter().map(read).collect()
     }

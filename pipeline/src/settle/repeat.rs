@@ -1,71 +1,104 @@
-//! Repeating a port's call until it did what was asked, or the process stops.
+//! Repeating a port's call until it did what was asked, or was refused, or the work is another owner's, or the process stops.
 //!
 //! Everything repeated here is idempotent: facts merge, a retry is known by its number, a burial by its round. So
 //! `Unknown` is repeated like `Unavailable`. Waits 10 ms and twice as long each time up to a second.
 
-use std::time::Duration;
-
-use schemas::port::{Append, Log, PortError, PortResult};
+use schemas::{
+    Partition,
+    port::{Append, Log, PortError, PortResult},
+};
 use tokio_util::sync::CancellationToken;
+
+use crate::{backoff::Backoff, gate::Gate, operators::repeat::again};
 
 /// The process stops: what was in hand is not committed and is done again after the next start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stopped;
 
-const FIRST_WAIT: Duration = Duration::from_millis(10);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// What a repeated call came to.
+pub(crate) enum Done<T> {
+    /// It happened.
+    Answered(T),
+    /// It was refused: again is useless.
+    Refused(PortError),
+    /// It is for another owner to do.
+    Lost,
+}
 
-/// Calls until it happened, or was rejected (`Ok(Err(why))`: again is useless).
+/// Calls until it happened, was refused, or `ours` says that it is not ours any more.
 pub(crate) async fn until_done<T, F>(
+    gate: &Gate,
     stop: &CancellationToken,
     what: &'static str,
+    ours: impl Fn() -> bool,
     mut call: impl FnMut() -> F,
-) -> Result<Result<T, String>, Stopped>
+) -> Result<Done<T>, Stopped>
 where
     F: Future<Output = PortResult<T>>,
 {
-    let mut wait = FIRST_WAIT;
-    loop {
-        let error = match call().await {
-            Ok(value) => return Ok(Ok(value)),
-            Err(PortError::Rejected(why)) => return Ok(Err(why)),
-            Err(error) => error,
-        };
-        metrics::counter!("esh3ar_port_retries_total", "call" => what).increment(1);
-        tracing::warn!(%error, what, wait_ms = wait.as_millis() as u64, "repeating");
-        tokio::select! {
+    let mut backoff = Backoff::default();
+    while ours() {
+        let answer = tokio::select! {
+            biased;
+            answer = gate.call(call()) => answer,
             () = stop.cancelled() => return Err(Stopped),
-            () = tokio::time::sleep(wait) => {}
+        };
+        match answer {
+            Ok(value) => return Ok(Done::Answered(value)),
+            Err(why @ (PortError::Rejected(_) | PortError::Fenced(_))) => return Ok(Done::Refused(why)),
+            Err(why) => again(what, &why, &backoff),
         }
-        wait = (wait * 2).min(LONGEST_WAIT);
+        pause(stop, &mut backoff).await?;
     }
+    Ok(Done::Lost)
 }
 
-/// Appends until every record is durable. A rejected one is logged and left: nothing else could be done with it.
-pub(crate) async fn append(log: &dyn Log, stop: &CancellationToken, records: Vec<Append>) -> Result<(), Stopped> {
+/// Appends until every record is durable, of partitions that are ours. A rejected one is logged and left: nothing else could
+/// be done with it.
+pub(crate) async fn append(
+    gate: &Gate,
+    log: &dyn Log,
+    stop: &CancellationToken,
+    ours: impl Fn(Partition) -> bool,
+    records: Vec<Append>,
+) -> Result<(), Stopped> {
     let mut left = records;
-    let mut wait = FIRST_WAIT;
-    while !left.is_empty() {
-        let answers = log.append(left.clone()).await;
-        let mut again = Vec::new();
+    let mut backoff = Backoff::default();
+    loop {
+        left.retain(|record| ours(record.at.partition));
+        if left.is_empty() {
+            return Ok(());
+        }
+        let answers = tokio::select! {
+            biased;
+            answers = gate.append(log, left.clone()) => answers,
+            () = stop.cancelled() => return Err(Stopped),
+        };
+        let mut unsure = Vec::new();
         for (record, answer) in left.into_iter().zip(answers) {
             match answer {
                 Ok(_) => {}
-                Err(error @ PortError::Rejected(_)) => tracing::error!(at = %record.at, %error, "a record is lost"),
-                Err(error) => {
-                    tracing::warn!(at = %record.at, %error, "repeating an append");
-                    again.push(record);
+                Err(why @ (PortError::Rejected(_) | PortError::Fenced(_))) => {
+                    tracing::error!(at = %record.at, %why, "a record is lost");
+                }
+                Err(why) => {
+                    if unsure.is_empty() {
+                        again("append", &why, &backoff);
+                    }
+                    unsure.push(record);
                 }
             }
         }
-        left = again;
+        left = unsure;
         if !left.is_empty() {
-            tokio::select! {
-                () = stop.cancelled() => return Err(Stopped),
-                () = tokio::time::sleep(wait) => {}
-            }
-            wait = (wait * 2).min(LONGEST_WAIT);
+            pause(stop, &mut backoff).await?;
         }
     }
-    Ok(())
+}
+
+async fn pause(stop: &CancellationToken, backoff: &mut Backoff) -> Result<(), Stopped> {
+    tokio::select! {
+        () = stop.cancelled() => Err(Stopped),
+        () = backoff.wait() => Ok(()),
+    }
 }

@@ -1,11 +1,16 @@
 //! The settler's hands: merges facts, does what follows from them, and what follows from deadlines that were missed.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use schemas::{
-    Clock, Fact, Limits, MessageId, Millis, Party, Reason, Sender, State, Status, Timestamp, UserId, What, codec,
+    Clock, Epoch, Fact, Limits, MessageId, Millis, Offset, Partition, Party, Reason, Sender, State, Status, Timestamp,
+    UserId, What, codec,
     limits::PAGE_MAX,
-    port::{Dead, Dispatch, History, Log, Record, Settled},
+    port::{Append, Dead, Dispatch, History, Log, PortError, Record, Settled},
     record,
     view::StatusChange,
 };
@@ -14,10 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     missed::{Verdict, on_tier, verdict},
-    repeat::{Stopped, append, until_done},
+    repeat::{Done, Stopped, append, until_done},
 };
 use crate::{
+    gate::Gates,
     handed::Handed,
+    ownership::{Owners, Ownership},
     watch::{Missed, Stand, Watch, deadline},
 };
 
@@ -53,6 +60,30 @@ pub(super) struct Parts {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Arc<Limits>,
     pub(super) handed: Arc<Handed>,
+    pub(super) ownership: Arc<Ownership>,
+    pub(super) gates: Arc<Gates>,
+}
+
+/// Records, each with where its facts end among those gathered.
+type Stands = Vec<(Stand, usize)>;
+
+/// Facts, the records they came in, and what merging each came to.
+type Merged = (Vec<Fact>, Stands, Vec<Settled>);
+
+/// Keeps the records that are wanted, with their facts.
+fn retain(facts: &mut Vec<Fact>, stands: &mut Stands, wanted: impl Fn(&Stand) -> bool) {
+    let (mut kept, mut from) = (Vec::with_capacity(facts.len()), 0);
+    stands.retain_mut(|(stand, to)| {
+        let range = from..*to;
+        from = *to;
+        let wanted = wanted(stand);
+        if wanted {
+            kept.extend_from_slice(&facts[range]);
+            *to = kept.len();
+        }
+        wanted
+    });
+    *facts = kept;
 }
 
 /// See the module.
@@ -60,26 +91,56 @@ pub(super) struct Worker {
     parts: Parts,
     teller: mpsc::Sender<Tell>,
     stop: CancellationToken,
+    /// Since which takeover each partition is ours.
+    owned: BTreeMap<Partition, Epoch>,
     /// Deadlines and offsets.
     pub(super) watch: Watch,
     /// Facts of the next call, in the order of the log.
     facts: Vec<Fact>,
     /// The records they came in, each with where its facts end.
-    stands: Vec<(Stand, usize)>,
+    stands: Stands,
     /// Facts of the last call: tells whether many come.
     last: usize,
-    parked: u64,
 }
 
 impl Worker {
     pub(super) fn new(parts: Parts, teller: mpsc::Sender<Tell>, stop: CancellationToken) -> Self {
         let watch = Watch::new(parts.limits.flow.ack_ms, parts.limits.flow.ack_watch);
-        Self { parts, teller, stop, watch, facts: Vec::new(), stands: Vec::new(), last: 0, parked: 0 }
+        let owned = BTreeMap::new();
+        Self { parts, teller, stop, owned, watch, facts: Vec::new(), stands: Vec::new(), last: 0 }
     }
 
-    /// Messages found without a connected device, since the start.
-    pub(super) fn parked(&self) -> u64 {
-        self.parked
+    /// These are ours from here on.
+    pub(super) fn assign(&mut self, partitions: Vec<(Partition, Epoch)>) {
+        for (partition, epoch) in partitions {
+            self.owned.insert(partition, epoch);
+            self.watch.open(partition);
+        }
+    }
+
+    /// These are not ours any more.
+    pub(super) fn revoke(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            self.owned.remove(partition);
+            self.watch.close(*partition);
+        }
+    }
+
+    /// The next offsets that may be committed, where they moved since this was last asked.
+    pub(super) fn moved(&mut self) -> Vec<(Partition, (Epoch, Offset))> {
+        let owned = &self.owned;
+        let moved = self.watch.moved();
+        moved.filter_map(|(partition, offset)| Some((partition, (*owned.get(&partition)?, offset)))).collect()
+    }
+
+    /// Whether a partition is still ours.
+    fn ours(&self, partition: Partition) -> bool {
+        self.owned.get(&partition).is_some_and(|epoch| self.parts.ownership.holds(partition, *epoch))
+    }
+
+    async fn append(&self, records: Vec<Append>) -> Result<(), Stopped> {
+        let Parts { log, gates, .. } = &self.parts;
+        append(&gates.log, log.as_ref(), &self.stop, |partition| self.ours(partition), records).await
     }
 
     /// Whether one call may take more facts.
@@ -137,7 +198,7 @@ impl Worker {
         }
         let (facts, stands) = (std::mem::take(&mut self.facts), std::mem::take(&mut self.stands));
         self.last = facts.len();
-        let settled = self.merge(&facts).await?;
+        let (facts, stands, settled) = self.merge(facts, stands).await?;
         let now = (self.parts.clock.mono(), self.parts.clock.wall());
         let (mut from, mut follows) = (0, Vec::new());
         for (stand, to) in &stands {
@@ -147,30 +208,88 @@ impl Worker {
             from = *to;
         }
         self.tell_senders(&facts, &settled);
-        append(self.parts.log.as_ref(), &self.stop, record::facts(follows)).await?;
+        self.append(record::facts(follows)).await?;
         for (stand, _) in stands {
-            self.watch.settled(stand);
+            // What follows from its facts may have been left out where it was lost meanwhile.
+            if self.ours(stand.partition) {
+                self.watch.settled(stand);
+            }
         }
         Ok(())
     }
 
     /// Merges facts, repeated until it happened. Of facts that history rejects, those that it takes are merged all the
-    /// same: one that nobody can keep must not stop its partition.
-    async fn merge(&self, facts: &[Fact]) -> Result<Vec<Settled>, Stopped> {
+    /// same: one that nobody can keep must not stop its partition. Those of partitions that were lost are left out.
+    async fn merge(&self, mut facts: Vec<Fact>, mut stands: Stands) -> Result<Merged, Stopped> {
         let history = self.parts.history.as_ref();
-        let why = match until_done(&self.stop, "settle", || history.settle(facts)).await? {
-            Ok(settled) => return Ok(settled),
-            Err(why) => why,
-        };
-        tracing::warn!(why, facts = facts.len(), "settling one by one");
+        loop {
+            self.drop_lost(&mut facts, &mut stands);
+            if facts.is_empty() {
+                return Ok((facts, stands, Vec::new()));
+            }
+            match self.repeat(&stands, "settle", || history.settle(&facts)).await? {
+                Done::Answered(settled) if settled.len() == facts.len() => return Ok((facts, stands, settled)),
+                Done::Answered(_) => tracing::error!("history settled another number of facts than it was given"),
+                Done::Lost => {}
+                Done::Refused(PortError::Fenced(_)) => self.find_lost(&facts, &stands).await?,
+                Done::Refused(why) => {
+                    tracing::warn!(%why, facts = facts.len(), "settling one by one");
+                    let settled = self.one_by_one(&facts, &stands).await?;
+                    return Ok((facts, stands, settled));
+                }
+            }
+        }
+    }
+
+    async fn repeat<T, F: Future<Output = schemas::port::PortResult<T>>>(
+        &self,
+        stands: &Stands,
+        what: &'static str,
+        call: impl FnMut() -> F,
+    ) -> Result<Done<T>, Stopped> {
+        let ours = || stands.iter().all(|(stand, _)| self.ours(stand.partition));
+        until_done(&self.parts.gates.history, &self.stop, what, ours, call).await
+    }
+
+    /// Takes out what belongs to partitions that were lost.
+    fn drop_lost(&self, facts: &mut Vec<Fact>, stands: &mut Stands) {
+        if stands.iter().all(|(stand, _)| self.ours(stand.partition)) {
+            return;
+        }
+        retain(facts, stands, |stand| self.ours(stand.partition));
+    }
+
+    /// Some of these are another owner's: asks for each partition by itself, and gives up those that are refused.
+    async fn find_lost(&self, facts: &[Fact], stands: &Stands) -> Result<(), Stopped> {
+        let mut owners = Owners::from(self.owned.clone());
+        owners.drop_lost(&self.parts.ownership);
+        for (partition, epoch) in owners.each() {
+            let (mut facts, mut stands) = (facts.to_vec(), stands.clone());
+            retain(&mut facts, &mut stands, |stand| stand.partition == partition);
+            if facts.is_empty() {
+                continue;
+            }
+            let history = self.parts.history.as_ref();
+            if let Done::Refused(why @ PortError::Fenced(_)) =
+                self.repeat(&stands, "settle", || history.settle(&facts)).await?
+            {
+                self.parts.ownership.lost(partition, epoch, &why);
+            }
+        }
+        Ok(())
+    }
+
+    async fn one_by_one(&self, facts: &[Fact], stands: &Stands) -> Result<Vec<Settled>, Stopped> {
+        let history = self.parts.history.as_ref();
         let mut all = Vec::with_capacity(facts.len());
         for fact in facts {
             let one = std::slice::from_ref(fact);
-            let settled = match until_done(&self.stop, "settle", || history.settle(one)).await? {
-                Ok(settled) => settled.into_iter().next(),
-                Err(why) => {
+            let settled = match self.repeat(stands, "settle", || history.settle(one)).await? {
+                Done::Answered(settled) => settled.into_iter().next(),
+                Done::Lost => None,
+                Done::Refused(why) => {
                     metrics::counter!("esh3ar_facts_rejected_total").increment(1);
-                    tracing::error!(id = %fact.id, what = ?fact.what, why, "a fact is lost");
+                    tracing::error!(id = %fact.id, what = ?fact.what, %why, "a fact is lost");
                     None
                 }
             };
@@ -195,7 +314,6 @@ impl Worker {
             What::AttemptFailed(_) => self.watch.failed(fact.id, fact.round, fact.attempt),
             What::Failed(_) => self.watch.failed(fact.id, fact.round, schemas::tier::Attempt(u8::MAX)),
             What::Parked => {
-                self.parked += 1;
                 // It is with no session: it can be taken back again.
                 self.parts.handed.sent(fact.id);
                 self.watch.parked(fact.id, fact.round, fact.attempt);
@@ -216,7 +334,13 @@ impl Worker {
     fn tell_senders(&self, facts: &[Fact], settled: &[Settled]) {
         let (mut notes, mut seen) = (Vec::new(), HashSet::<MessageId>::new());
         let mut counts = [0u64; Status::ALL.len()];
-        for (fact, settled) in facts.iter().zip(settled).rev().filter(|(_, settled)| settled.changed) {
+        // What failed before it was recorded has its end in its state already: the fact that says so is news all the same.
+        let ended = |fact: &Fact, settled: &Settled| {
+            matches!(fact.what, What::Failed(Reason::Dropped | Reason::Expired))
+                && settled.state.first(Status::Failed).is_some_and(|first| first.at == fact.at)
+                && settled.state.status() == Status::Failed
+        };
+        for (fact, settled) in facts.iter().zip(settled).rev().filter(|(f, s)| s.changed || ended(f, s)) {
             let status = settled.state.status();
             counts[status as usize] += 1;
             let Sender::User(party @ Party::Business(_)) = &fact.from else { continue };
@@ -262,12 +386,13 @@ impl Worker {
     /// What follows comes first and the fact that it happened last: a crash in between repeats a retry or a burial, which
     /// changes nothing, where the other order would lose it, because the fact says that there is nothing left to do.
     async fn missed(&self, missed: &[Missed]) -> Result<(), Stopped> {
-        let (history, log) = (self.parts.history.as_ref(), self.parts.log.as_ref());
+        let (history, gate) = (self.parts.history.as_ref(), &self.parts.gates.history);
         let ids: Vec<_> = missed.iter().map(|missed| missed.id).collect();
-        let placed = match until_done(&self.stop, "messages", || history.messages(&ids)).await? {
-            Ok(placed) => placed,
-            Err(why) => {
-                tracing::error!(why, count = ids.len(), "missed acknowledgements are passed over");
+        let placed = match until_done(gate, &self.stop, "messages", || true, || history.messages(&ids)).await? {
+            Done::Answered(placed) => placed,
+            Done::Lost => return Ok(()),
+            Done::Refused(why) => {
+                tracing::error!(%why, count = ids.len(), "missed acknowledgements are passed over");
                 return Ok(());
             }
         };
@@ -286,21 +411,22 @@ impl Worker {
                 }
             }
         }
+        dead.retain(|dead: &Dead| self.ours(dead.inbox.partition));
         metrics::counter!("esh3ar_attempts_failed_total", "reason" => Reason::NoAck.word())
             .increment((retries.len() + dead.len()) as u64);
         retries.extend(dead.iter().map(record::dead));
-        append(log, &self.stop, retries).await?;
+        self.append(retries).await?;
         self.bury(dead).await?;
-        append(log, &self.stop, record::facts(facts)).await
+        self.append(record::facts(facts)).await
     }
 
     async fn bury(&self, dead: Vec<Dead>) -> Result<(), Stopped> {
         if dead.is_empty() {
             return Ok(());
         }
-        let history = self.parts.history.as_ref();
-        if let Err(why) = until_done(&self.stop, "bury", || history.bury(&dead)).await? {
-            tracing::error!(why, count = dead.len(), "dead letters are not in the index");
+        let (history, gate) = (self.parts.history.as_ref(), &self.parts.gates.history);
+        if let Done::Refused(why) = until_done(gate, &self.stop, "bury", || true, || history.bury(&dead)).await? {
+            tracing::error!(%why, count = dead.len(), "dead letters are not in the index");
         }
         let count = dead.len();
         if self.teller.try_send(Tell::Administrators(dead)).is_err() {

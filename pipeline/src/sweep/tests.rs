@@ -33,6 +33,7 @@ fn bench_with_room(rows: usize, room: usize) -> Bench {
         history: history.clone(),
         clock: clock.clone(),
         limits: Arc::new(limits),
+        gates: crate::testing::gates(),
         feed,
         stop: CancellationToken::new(),
     });

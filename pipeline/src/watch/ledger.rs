@@ -36,11 +36,6 @@ impl Ledger {
         self.open.remove(&partition);
     }
 
-    /// Whether the partition is owned.
-    pub(super) fn is_open(&self, partition: Partition) -> bool {
-        self.open.contains_key(&partition)
-    }
-
     /// A record was read: it is held until [`Ledger::release`]. Says whether it is one to work on: not of a partition that
     /// is not owned, and not one that came before.
     pub(super) fn took(&mut self, partition: Partition, offset: Offset) -> bool {
@@ -79,6 +74,7 @@ impl Ledger {
     }
 
     /// Records that are held.
+    #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.open.values().map(|open| open.held.len()).sum()
     }

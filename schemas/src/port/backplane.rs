@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::PortResult;
 use crate::{
+    conversation::Version,
     fact::State,
-    ids::{NodeId, SessionId, UserId},
+    ids::{ConversationId, NodeId, Party, SessionId, UserId},
     message::Message,
     position::{Inbox, Position},
     tier::Attempt,
+    time::Timestamp,
     view::StatusChange,
 };
 
@@ -44,6 +46,44 @@ pub enum Landing {
     Absent,
 }
 
+/// What is told as it happens and never kept: best effort, dropped first under pressure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Signal {
+    /// Somebody types.
+    Typing {
+        /// Where.
+        conversation: ConversationId,
+        /// Who.
+        by: Party,
+    },
+    /// Somebody has read up to a number of a conversation.
+    Read {
+        /// Where.
+        conversation: ConversationId,
+        /// Up to here.
+        up_to: u64,
+        /// Who.
+        by: Party,
+    },
+    /// Somebody came or went.
+    Presence {
+        /// Who.
+        user: Party,
+        /// Whether it is connected.
+        online: bool,
+        /// When it was last connected, where it is not.
+        last_seen: Option<Timestamp>,
+    },
+    /// A conversation in which the user has a part has changed: what caches know of it and of the user's lists is old.
+    /// It is for the node, also where the user is not connected.
+    Changed {
+        /// Which.
+        conversation: ConversationId,
+        /// As it is now: what is cached with this version or a larger one is not old.
+        version: Version,
+    },
+}
+
 /// What the backplane brings to a node: implemented by the gateway.
 #[async_trait]
 pub trait Node: Send + Sync + 'static {
@@ -53,6 +93,9 @@ pub trait Node: Send + Sync + 'static {
     /// Changes of status for senders who are connected here. Best effort: dropped first under pressure (rule 16).
     async fn notify(&self, notes: Vec<(UserId, StatusChange)>);
 
+    /// Signals for users who are connected here, and for this node's caches. Best effort.
+    async fn signal(&self, _signals: Vec<(UserId, Signal)>) {}
+
     /// A newer session of the same device lives elsewhere: close this one and say why.
     async fn supersede(&self, user: &UserId, session: SessionId);
 }
@@ -60,6 +103,8 @@ pub trait Node: Send + Sync + 'static {
 /// The way to the nodes.
 ///
 /// **Failure.** `Unavailable` and `Unknown` mean that a node did not answer in time: the attempt failed, the inbox has it.
+/// While the carrier itself is away, other nodes are answered for as `Absent`: nobody is to blame, and when it is back all
+/// nodes compare ([`Backplane::missed`]). A node of this very process is reached without it.
 #[async_trait]
 pub trait Backplane: Send + Sync + 'static {
     /// Makes a node reachable under its name, replacing an earlier one of that name.
@@ -74,6 +119,18 @@ pub trait Backplane: Send + Sync + 'static {
     /// Sends changes of status to a node; not answered.
     async fn notify(&self, node: &NodeId, notes: Vec<(UserId, StatusChange)>) -> PortResult<()>;
 
+    /// Sends signals to a node; not answered. What an adapter does not carry is lost: caches then live as long as they may,
+    /// and who reads sees it at the next look.
+    async fn signal(&self, _node: &NodeId, _signals: Vec<(UserId, Signal)>) -> PortResult<()> {
+        Ok(())
+    }
+
     /// Tells a node that a session of its was replaced.
     async fn supersede(&self, node: &NodeId, user: &UserId, session: SessionId) -> PortResult<()>;
+
+    /// Waits until hints to the nodes of this process may have been lost more often than `seen` times, and says how often:
+    /// what sessions were sent is to be compared with their inboxes. Never answers where none can be lost.
+    async fn missed(&self, _seen: u64) -> u64 {
+        std::future::pending().await
+    }
 }

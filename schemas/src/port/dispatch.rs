@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 
-use super::{Dead, Hint};
+use super::{Dead, Hint, Signal};
 use crate::{
     fact::Reason,
     ids::{NodeId, UserId},
@@ -39,6 +39,9 @@ pub trait Dispatch: Send + Sync + 'static {
 
     /// Tells connected senders. Best effort; takes what it has room for and drops the rest (rule 16).
     async fn notify(&self, notes: Vec<(UserId, StatusChange)>);
+
+    /// Tells connected users of what happens, and the caches of all nodes of what changed ([`Signal::Changed`]). Best effort.
+    async fn signal(&self, _signals: Vec<(UserId, Signal)>) {}
 
     /// Tells administrators of dead letters (R4.5): a log event, a metric, and what configuration names. Best effort.
     async fn alarm(&self, dead: &[Dead]);

@@ -1,15 +1,17 @@
-//! The History port: what was said to whom, and what became of it. Five small ports that one store answers together.
+//! The History port: what was said to whom, and what became of it. Small ports that one store answers together; the
+//! sixth, of conversations, stands in a file of its own.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::PortResult;
+use super::{Conversations, PortResult};
 use crate::{
+    conversation::{Conversation, Turn},
     cursor::Cursor,
     draft::Draft,
-    fact::{Fact, Reason, State},
+    fact::{Fact, Past, Reason, State},
     ids::{BroadcastId, DeviceId, MessageId, Sender, Tenant, UserId},
     message::Message,
     phone::Phone,
@@ -52,6 +54,10 @@ pub struct Entry {
     pub recorded_at: Timestamp,
     /// The message.
     pub message: Arc<Message>,
+    /// How it ended before it was recorded, where it did (a function dropped it): `record` merges this fact into its state
+    /// in the same write, so that nobody reads the entry without it. What is read has it in its state, and `None` here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<Past>,
 }
 
 /// What is due at a time.
@@ -90,6 +96,15 @@ pub struct Schedule {
     pub add: Vec<Due>,
     /// Rows that have been done with.
     pub done: Vec<Due>,
+    /// Under which takeovers the rows are written: these are held to the fence as the entries of the batch are, so that a
+    /// late owner neither takes a row from the newer one, which still needs it, nor brings one back. Rows of a partition
+    /// that is not named here are not held to it.
+    pub epochs: BTreeSet<(Partition, Epoch)>,
+    /// Conversations as they are with this batch: whole rows. One whose version is not larger than what stands is passed
+    /// over, with its turns.
+    pub conversations: Vec<Conversation>,
+    /// New turns, each of a conversation that stands in `conversations`; written by their numbers.
+    pub turns: Vec<Turn>,
 }
 
 /// A message as it is found by its id.
@@ -153,7 +168,9 @@ pub struct Unread {
 ///
 /// **Fencing.** What an owner writes after a newer one has taken its partition over is answered with `Fenced`; or, where the
 /// store cannot know in time, it never becomes part of an inbox: once an entry of a newer epoch stands there, entries of
-/// older epochs that its `prev` chain does not reach are not shown, not counted and not found by id.
+/// older epochs that its `prev` chain does not reach are not shown, not counted and not found by id. A row of the due-table
+/// is removed under the same rule ([`Schedule::epochs`]): by an owner that was overtaken, never before what came of it stands
+/// in the inbox that the newer one goes on with.
 /// A reader whose `from` turns out to be such an entry goes on with what follows the fork: nothing of the chain is skipped.
 #[async_trait]
 pub trait Inboxes: Send + Sync {
@@ -166,7 +183,9 @@ pub trait Inboxes: Send + Sync {
     /// Which of these ids are there already: one batched read.
     async fn known(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Known>>>;
 
-    /// Writes entries and due rows in one batch. `Fenced`: none of the entries of the overtaken partition stands.
+    /// Writes entries and due rows in one batch, and with an entry how it ended ([`Entry::end`]). `Fenced`: an entry, or a
+    /// partition of [`Schedule::epochs`], is of an epoch below that of the last takeover; none of the entries and rows of
+    /// the overtaken partition stands, and of the others none has to: they may be recorded again without it.
     async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()>;
 
     /// Rows due at or before `now`, oldest first, at most `limit`.
@@ -376,10 +395,10 @@ pub trait Broadcasts: Send + Sync {
     async fn progress(&self, id: BroadcastId, expanded: u64, state: BroadcastState) -> PortResult<Broadcast>;
 }
 
-/// The whole history: one store answers all five.
-pub trait History: Inboxes + Facts + Cursors + DeadLetters + Broadcasts + 'static {}
+/// The whole history: one store answers all six.
+pub trait History: Inboxes + Facts + Cursors + DeadLetters + Broadcasts + Conversations + 'static {}
 
-impl<T: Inboxes + Facts + Cursors + DeadLetters + Broadcasts + 'static> History for T {}
+impl<T: Inboxes + Facts + Cursors + DeadLetters + Broadcasts + Conversations + 'static> History for T {}
 
 /// Statuses of many messages at once, for the books.
 pub fn tally(states: &[State]) -> [u64; Status::ALL.len()] {

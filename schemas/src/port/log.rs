@@ -94,7 +94,9 @@ pub enum Event {
 ///
 /// **Guarantees.** Records of one partition have dense offsets from zero in the order they were appended; one caller's
 /// records of one call keep their order. An `Ok` append is durable as [`Log::durability`] says and never lost. Nothing is
-/// readable before it is durable. Retention never removes what a group that has committed here has not yet passed.
+/// readable before it is durable. Where the adapter keeps the groups itself, retention never removes what a group that has
+/// committed here has not yet passed; where a server keeps both (Kafka), what is old goes, read or not, and the adapter's page
+/// says how to choose its age and what warns before.
 ///
 /// **Failure.** Each record of a call has its own outcome; `Unknown` may have been appended. After `Unavailable` or
 /// `Rejected` it was not and will not appear.
@@ -109,6 +111,15 @@ pub trait Log: Send + Sync + 'static {
 
     /// The first offset kept and the one the next append will get.
     async fn bounds(&self, at: TopicPartition) -> PortResult<(Offset, Offset)>;
+
+    /// The bounds of many, in their order. Who asks about more than one asks here: an adapter may ask its server once.
+    async fn bounds_of(&self, at: &[TopicPartition]) -> PortResult<Vec<(Offset, Offset)>> {
+        let mut bounds = Vec::with_capacity(at.len());
+        for at in at {
+            bounds.push(self.bounds(*at).await?);
+        }
+        Ok(bounds)
+    }
 
     /// The next offset a group will read, for each; `None` where it never committed.
     async fn committed(&self, group: Group, at: &[TopicPartition]) -> PortResult<Vec<Option<Offset>>>;

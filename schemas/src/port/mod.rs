@@ -2,19 +2,25 @@
 //! contracts, and `tests/conformance` runs one suite per port on every adapter.
 
 mod backplane;
+mod conversations;
 mod dispatch;
 mod history;
+mod ingress;
+mod limiter;
 mod log;
 mod presence;
 
 use std::fmt;
 
-pub use backplane::{Backplane, Hint, Landing, Node};
+pub use backplane::{Backplane, Hint, Landing, Node, Signal};
+pub use conversations::{Around, ByActivity, Conversations, Talks};
 pub use dispatch::{Dispatch, Outcome, Routed};
 pub use history::{
     Asked, Broadcast, BroadcastState, Broadcasts, Buried, Cursors, Dead, DeadLetters, Due, DueKind, Entry, Facts,
     Filter, History, Inboxes, Known, Order, Page, Placed, Schedule, Settled, Span, Tail, Unread, tally,
 };
+pub use ingress::{Arrival, Ingress, Raw, Spot};
+pub use limiter::{Bucket, Granted, Limiter, Quota, Standing};
 pub use log::{Append, Consumer, Durability, Event, Fetch, Group, Headers, Log, Record};
 pub use presence::{NodeLoad, Place, Presence, Taken};
 

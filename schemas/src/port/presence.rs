@@ -24,7 +24,8 @@ pub struct Place {
 pub struct Taken {
     /// This session's number.
     pub number: u64,
-    /// The session of the same device that this one replaces: tell its node to close it.
+    /// The session of the same device that this one replaces: tell its node to close it. A session that was registered
+    /// again after a newer one of its device had come is told of itself: it is the one to be closed.
     pub replaced: Option<Place>,
 }
 
@@ -45,6 +46,9 @@ pub struct NodeLoad {
 ///
 /// **Guarantees.** A session that registered is found until it is removed, replaced, not refreshed for the presence time, or
 /// its node's heartbeat lapsed. A failure means only that the answer is not known: delivery then waits for catch-up.
+/// **While what keeps it is away**, sessions of this very process are taken and found as ever; of the others nothing is known,
+/// and they are answered as not connected. When it is back every node is told to compare what its sessions were sent with
+/// their inboxes ([`super::Backplane::missed`]), so that nobody misses what was parked meanwhile, and no attempt is charged.
 /// **Cost.** [`Presence::locate`] is one request for the whole batch.
 #[async_trait]
 pub trait Presence: Send + Sync + 'static {
@@ -65,4 +69,10 @@ pub trait Presence: Send + Sync + 'static {
 
     /// The nodes that live.
     async fn nodes(&self) -> PortResult<Vec<NodeLoad>>;
+
+    /// Waits until sessions registered through this process may have been forgotten more often than `seen` times, and says
+    /// how often: they are to be registered again. Never answers where that cannot happen.
+    async fn lapsed(&self, _seen: u64) -> u64 {
+        std::future::pending().await
+    }
 }

@@ -77,7 +77,23 @@ impl Write {
 
 /// Room for one job in the queue; given back when it has been answered, or dropped.
 #[derive(Debug)]
-pub struct Room(OwnedSemaphorePermit);
+pub struct Room {
+    permit: OwnedSemaphorePermit,
+    urgent: bool,
+}
+
+impl Room {
+    fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self { permit, urgent: true }
+    }
+
+    /// For a job that nobody's answer waits for: it may ride along with what is written next, and waits a few milliseconds
+    /// for that while others are writing.
+    #[must_use]
+    pub fn along(self) -> Self {
+        Self { urgent: false, ..self }
+    }
+}
 
 /// A submitted job. Dropping it changes nothing but that nobody waits.
 #[derive(Debug)]
@@ -148,15 +164,16 @@ impl Engine {
             // Messages are small and mostly short-lived: compressing each of them costs more than it saves.
             .journal_compression(fjall::CompressionType::None)
             .manual_journal_persist(true)
-            // One for flushes, one for merging.
-            .worker_threads(2)
+            // Of more than one the first is for flushes alone, and hands what is to be merged round and round while the others
+            // are busy: a core is gone for nothing. With one, a flush waits for a merge, which is short where values are apart.
+            .worker_threads(1)
             .open()
             .map_err(OpenError::engine(folder.path()))?;
         let places = limits.queue.clamp(1, Semaphore::MAX_PERMITS);
         let bounds = Bounds {
             writes: limits.group_writes,
             bytes: limits.group_bytes,
-            gather: Duration::from_millis(limits.group_every_ms),
+            every: Duration::from_millis(limits.group_every_ms),
         };
         let shared = Arc::new(Shared {
             queue: Queue::new(bounds),
@@ -200,7 +217,7 @@ impl Engine {
             TryAcquireError::NoPermits => PortError::Unavailable("too many writes are waiting for the disk".into()),
             TryAcquireError::Closed => self.ended(),
         })?;
-        self.submit_in(Room(room), writes)
+        self.submit_in(Room::new(room), writes)
     }
 
     /// Waits for room, submits, and waits until it is durable.
@@ -209,10 +226,16 @@ impl Engine {
         self.submit_in(room, writes)?.wait().await
     }
 
+    /// The same for what may ride along ([`Room::along`]).
+    pub async fn write_along(&self, writes: Vec<Write>) -> PortResult<()> {
+        let room = self.room(writes.iter().map(Write::bytes).sum()).await?;
+        self.submit_in(room.along(), writes)?.wait().await
+    }
+
     /// Waits for room for a job of so many bytes.
     pub async fn room(&self, bytes: usize) -> PortResult<Room> {
         let places = self.places(bytes);
-        self.0.shared.room.clone().acquire_many_owned(places).await.map(Room).map_err(|_| self.ended())
+        self.0.shared.room.clone().acquire_many_owned(places).await.map(Room::new).map_err(|_| self.ended())
     }
 
     /// Submits a job into room that was waited for.
@@ -242,7 +265,8 @@ impl Engine {
             return Err(PortError::Rejected("a key is longer than 65,535 bytes".into()));
         }
         let bytes = writes.iter().map(Write::bytes).sum();
-        self.0.shared.queue.push(Job { writes, bytes, done, _room: room.0 })
+        let Room { permit, urgent } = room;
+        self.0.shared.queue.push(Job { writes, bytes, urgent, done, _room: permit })
     }
 
     /// Whether it can be written to.

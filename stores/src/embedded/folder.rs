@@ -33,7 +33,7 @@ impl Folder {
     /// Takes the lock. With `create` an absent folder is made.
     pub(crate) fn take(path: &Path, create: bool) -> Result<Self, OpenError> {
         if create {
-            fs::create_dir_all(path).map_err(OpenError::io("creating the data folder", path))?;
+            fs::create_dir_all(path).map_err(OpenError::writing(path, "creating the data folder", path))?;
             // Before anything is written: somebody else's folder is left as it was.
             if !path.join("format").exists() {
                 refuse_foreign(path)?;
@@ -46,7 +46,7 @@ impl Folder {
             .create(create)
             .truncate(false)
             .open(&name)
-            .map_err(OpenError::io("opening", &name))?;
+            .map_err(OpenError::writing(path, "opening", &name))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -115,7 +115,7 @@ impl Folder {
             fs::rename(&new, self.path.join("format"))?;
             File::open(&self.path)?.sync_all()
         };
-        write().map_err(OpenError::io("writing the format file in", &self.path))
+        write().map_err(OpenError::writing(&self.path, "writing the format file in", &self.path))
     }
 }
 

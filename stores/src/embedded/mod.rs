@@ -11,7 +11,10 @@
 pub mod engine;
 pub(crate) mod folder;
 pub(crate) mod journal;
+mod pace;
 mod queue;
+#[cfg(test)]
+mod refusals;
 pub mod shape;
 pub(crate) mod space;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use fjall::{
-    CompressionType, KeyspaceCreateOptions,
+    CompressionType, KeyspaceCreateOptions, KvSeparationOptions,
     compaction::Leveled,
     config::{BlockSizePolicy, CompressionPolicy, FilterPolicy},
 };
@@ -16,6 +16,9 @@ const MIB: u64 = 1024 * 1024;
 pub enum Shape {
     /// Rows that are looked up by key, written over and removed.
     Rows,
+    /// The same with values that are long and never change: they are written once more after the journal, to files of their
+    /// own, and merging moves only keys.
+    Bodies,
     /// Values that are only ever added, read in key order and dropped together.
     Appended,
 }
@@ -29,6 +32,19 @@ impl Shape {
             // 8 MiB of unflushed rows: a dozen such keyspaces stay near 100 MB even while they flush.
             Self::Rows => base
                 .max_memtable_size(8 * MIB)
+                .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(16 * MIB))),
+            // Merging rewrites a row once a level and more often inside it; with the values apart that is a fifth of a row. A
+            // file of values is removed when all of it is gone, or written anew without what is gone: a quarter at most is
+            // kept for nothing. 96 bytes: a shorter value is smaller than what naming its place takes in disk reads.
+            Self::Bodies => base
+                .max_memtable_size(16 * MIB)
+                .with_kv_separation(Some(
+                    KvSeparationOptions::default()
+                        .separation_threshold(96)
+                        .compression(CompressionType::None)
+                        .file_target_size(32 * MIB)
+                        .staleness_threshold(0.25),
+                ))
                 .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(16 * MIB))),
             // Never looked up by exact key, so no filters; read in order, so larger blocks, which also compress better. A
             // keyspace of this shape is dropped whole when it is old: merging its tables early only costs writes.

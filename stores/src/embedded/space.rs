@@ -3,7 +3,7 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicU8, AtomicU64, Ordering},
 };
 
 /// How much room there is.
@@ -23,16 +23,25 @@ pub(crate) struct Disk {
     path: PathBuf,
     low: u64,
     last: AtomicU8,
+    /// Bytes and groups written since it was asked.
+    bytes: AtomicU64,
+    groups: AtomicU64,
 }
+
+/// Bytes written after which the machine is asked again: nothing beside the least room that is kept.
+const EVERY_BYTES: u64 = 1024 * 1024;
+/// Groups written after which it is asked again, since others fill the disk too: some milliseconds at load.
+const EVERY_GROUPS: u64 = 16;
 
 impl Disk {
     pub(crate) fn new(path: PathBuf, free_bytes: u64) -> Self {
-        let disk = Self { path, low: free_bytes, last: AtomicU8::new(0) };
+        let disk =
+            Self { path, low: free_bytes, last: AtomicU8::new(0), bytes: AtomicU64::new(0), groups: AtomicU64::new(0) };
         disk.sample();
         disk
     }
 
-    /// Asks the machine: one system call of about a microsecond.
+    /// Asks the machine: one system call of a few microseconds.
     pub(crate) fn sample(&self) -> Space {
         let space = match rustix::fs::statvfs(&self.path) {
             Ok(stat) => judge(stat.f_bavail.saturating_mul(stat.f_frsize), self.low),
@@ -41,6 +50,17 @@ impl Disk {
         };
         self.last.store(space as u8, Ordering::Relaxed);
         space
+    }
+
+    /// So many bytes were written as one group: asks now and then.
+    pub(crate) fn wrote(&self, bytes: u64) {
+        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let groups = self.groups.fetch_add(1, Ordering::Relaxed) + 1;
+        if bytes >= EVERY_BYTES || groups >= EVERY_GROUPS {
+            self.sample();
+            self.bytes.store(0, Ordering::Relaxed);
+            self.groups.store(0, Ordering::Relaxed);
+        }
     }
 
     /// What the last sample said; while that was not `Enough`, asks again, so that freed room is noticed at once.

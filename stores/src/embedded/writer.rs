@@ -14,33 +14,30 @@ use schemas::port::PortError;
 
 use super::{
     engine::{Shared, Write},
+    pace::{Pace, Wrote},
     queue::Job,
 };
 
 /// Runs until the queue is closed and empty.
 pub(crate) fn run(shared: &Arc<Shared>, db: &fjall::Database) {
-    // A lone job is synced at once. Where more than one came together, more are coming, and a short wait makes one sync
-    // serve them all.
-    let mut gather = false;
-    while let Some(group) = shared.queue.next(gather) {
-        gather = group.len() > 1;
+    let mut pace = Pace::new(shared.queue.bounds());
+    while let Some(group) = shared.queue.next(pace.gather()) {
         let outcome = catch_unwind(AssertUnwindSafe(|| one_group(shared, db, group)));
         match outcome {
-            Ok(Ok(())) => {}
+            Ok(Ok(wrote)) => pace.wrote(wrote),
             Ok(Err(why)) => poison(shared, &why),
             Err(_) => poison(shared, "the store's writer failed: see the log before this line"),
         }
-        gather |= shared.queue.waiting();
     }
     shared.closed.send_replace(true);
 }
 
-fn one_group(shared: &Shared, db: &fjall::Database, group: Vec<Job>) -> Result<(), String> {
+fn one_group(shared: &Shared, db: &fjall::Database, group: Vec<Job>) -> Result<Wrote, String> {
     let count = group.iter().map(|job| job.writes.len()).sum();
     let bytes: usize = group.iter().map(|job| job.bytes).sum();
     // The sync is part of the commit and comes before the batch can be read.
     let mut batch = OwnedWriteBatch::with_capacity(db.clone(), count).durability(Some(PersistMode::SyncData));
-    let jobs = group.len();
+    let (jobs, urgent) = (group.len(), group.iter().filter(|job| job.urgent).count());
     let mut answers = Vec::with_capacity(jobs);
     for job in group {
         for write in job.writes {
@@ -56,6 +53,8 @@ fn one_group(shared: &Shared, db: &fjall::Database, group: Vec<Job>) -> Result<(
         Ok(()) => None,
         Err(error) => Some(failure(&error)),
     };
+    // Before anybody is answered, who may come again at once.
+    let came = shared.queue.presses();
     for (done, room) in answers {
         done.tell(failed.as_ref().map_or(Ok(()), |(error, _)| Err(error.clone())));
         drop(room);
@@ -68,8 +67,8 @@ fn one_group(shared: &Shared, db: &fjall::Database, group: Vec<Job>) -> Result<(
     shared.stats.jobs.fetch_add(jobs as u64, Ordering::Relaxed);
     shared.stats.writes.fetch_add(count as u64, Ordering::Relaxed);
     shared.stats.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    shared.disk.sample();
-    Ok(())
+    shared.disk.wrote(bytes as u64);
+    Ok(Wrote { urgent, writes: count, came })
 }
 
 /// What a failed commit means for its jobs, and for the one who looks after the machine.

@@ -18,6 +18,7 @@
 //! | | `p`, id | how far it is | as its broadcast |
 //! | | `c`, id, number | up to 1,000 recipients, eight bytes each | as its broadcast |
 //! | | `o`, running or over, time, id | nothing: the order they were accepted in | as its broadcast |
+//! | `history.conversations`, `history.turns` | | see [`conversations`] | |
 //! | `history.meta` | `e`, partition | its epoch | always |
 //! | | `n` · `d` | sizes · dead letters that nobody requeued | always |
 //!
@@ -28,9 +29,11 @@
 
 mod broadcasts;
 mod chain;
+mod conversations;
 mod cursors;
 mod dead;
 mod facts;
+mod fence;
 mod inboxes;
 mod keys;
 mod reading;
@@ -45,7 +48,9 @@ use std::sync::Arc;
 
 use schemas::{Clock, limits::StoreLimits};
 
-use self::{cursors::Moves, rounds::Rounds, sizes::Sizes, tables::Tables, turns::Turns};
+use self::{
+    conversations::Threads, cursors::Moves, fence::Fence, rounds::Rounds, sizes::Sizes, tables::Tables, turns::Turns,
+};
 use crate::{OpenError, embedded::Engine};
 
 /// The history of this installation.
@@ -53,15 +58,19 @@ pub struct EmbeddedHistory {
     tables: Arc<Tables>,
     clock: Arc<dyn Clock>,
     /// Calls of `record` pass one by one until they have their place in the engine's queue: what is first polled first
-    /// becomes visible first, also when the queue is full.
+    /// becomes visible first, also when the queue is full. A takeover passes with them, so that each stands before or
+    /// after it. Whoever needs a turn as well takes it in here, never the other way round.
     line: tokio::sync::Mutex<()>,
-    /// Settling and retention of one partition take turns: both read rows and write them back.
+    fence: Fence,
+    /// Settling and retention of one partition take turns: both read rows and write them back, as does recording what has
+    /// ended already.
     turns: Turns,
-    /// Epochs, dead letters and broadcasts are read and written back too; they are rare, so one lock serves them all.
+    /// Dead letters and broadcasts are read and written back too; they are rare, so one lock serves them all.
     rare: tokio::sync::Mutex<()>,
     sizes: Sizes,
     moves: Arc<Moves>,
     rounds: Rounds,
+    threads: Arc<Threads>,
 }
 
 impl EmbeddedHistory {
@@ -70,11 +79,13 @@ impl EmbeddedHistory {
         let tables = Arc::new(Tables::open(engine)?);
         Ok(Self {
             sizes: Sizes::load(&tables)?,
+            fence: Fence::load(&tables)?,
             moves: Arc::new(Moves::new(Arc::clone(&tables))),
             turns: Turns::new(limits.partitions),
             line: tokio::sync::Mutex::default(),
             rare: tokio::sync::Mutex::default(),
             rounds: Rounds::default(),
+            threads: Arc::new(Threads::load(&tables, clock.mono())?),
             tables,
             clock,
         })

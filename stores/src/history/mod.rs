@@ -2,3 +2,5 @@
 //! all held to the suite in `tests/conformance`.
 
 pub mod embedded;
+#[cfg(feature = "scylla")]
+pub mod scylla;

@@ -2,5 +2,7 @@
 //! suite in `tests/conformance`.
 
 pub mod embedded;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 
 pub use embedded::EmbeddedLog;

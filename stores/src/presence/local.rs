@@ -62,6 +62,33 @@ impl LocalPresence {
         &self.shards[self.hasher.hash_one(user) as usize % SHARDS]
     }
 
+    /// Keeps a session as it was registered elsewhere; an older one of the same device gives way.
+    #[cfg(feature = "redis")]
+    pub(crate) fn keep(&self, user: &UserId, place: Place) {
+        let now = self.clock.mono();
+        let mut shard = self.shard(user).lock();
+        let held = shard.entry(user.clone()).or_default();
+        held.retain(|held| held.until > now && held.place.device != place.device);
+        held.push(Held { place, until: now.plus(self.presence_ms) });
+    }
+
+    /// The session of a device that is held here.
+    #[cfg(feature = "redis")]
+    pub(crate) fn held(&self, user: &UserId, device: &DeviceId) -> Option<Place> {
+        let now = self.clock.mono();
+        let shard = self.shard(user).lock();
+        let held = shard.get(user)?.iter().find(|held| held.until > now && held.place.device == *device);
+        held.map(|held| held.place.clone())
+    }
+
+    /// Whether a session is held here.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_held(&self, user: &UserId, session: SessionId) -> bool {
+        let now = self.clock.mono();
+        let shard = self.shard(user).lock();
+        shard.get(user).is_some_and(|held| held.iter().any(|h| h.until > now && h.place.session == session))
+    }
+
     /// Whether a node counts as living: one that never said so has only just begun.
     fn lives(&self, node: &NodeId, now: Millis) -> bool {
         self.nodes.read().get(node).is_none_or(|(_, heard)| now.since(*heard) < self.node_ms)

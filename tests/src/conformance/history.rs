@@ -7,14 +7,17 @@
 //! Cases make up tenants of their own, so one installation may serve many of them, also one that was used before.
 
 pub mod broadcasts;
+pub mod conversations;
 pub mod cursors;
 pub mod dead;
 pub mod facts;
+pub mod fencing;
 pub mod inboxes;
 pub mod kit;
 pub mod lists;
 pub mod retention;
 pub mod scheduled;
+pub mod talking;
 
 use std::sync::Arc;
 
@@ -26,6 +29,12 @@ use schemas::port::History;
 pub trait Installation: Send + Sync {
     /// The history as it is open now.
     fn history(&self) -> Arc<dyn History>;
+
+    /// A handle of its own to the same store, as another process has one; the same handle where one process has the store
+    /// to itself.
+    async fn another(&self) -> Arc<dyn History> {
+        self.history()
+    }
 
     /// Closes everything in order and opens it again, as a restart does.
     async fn restart(&mut self);
@@ -52,6 +61,13 @@ macro_rules! history_conformance {
                 inboxes::records_in_flight_together_become_visible_in_order,
                 inboxes::one_call_records_many_inboxes,
                 inboxes::sizes_follow_what_is_kept,
+                fencing::a_late_owner_adds_nothing,
+                fencing::the_chain_holds_whoever_writes_late,
+                fencing::a_reader_at_a_dead_entry_goes_on_after_the_fork,
+                fencing::a_takeover_in_the_middle_of_writing_loses_nothing,
+                fencing::a_batch_with_an_overtaken_partition_may_go_on_without_it,
+                fencing::a_late_owner_takes_no_due_row_away_and_brings_none_back,
+                fencing::retention_passes_over_what_a_late_owner_wrote,
                 lists::pages_of_any_size_add_up_to_the_inbox,
                 lists::one_way_history_reads_the_same_both_ways,
                 lists::chat_is_not_in_the_one_way_history,
@@ -72,6 +88,8 @@ macro_rules! history_conformance {
                 facts::p3_p8_any_order_any_batches_any_repeats_give_the_merged_state,
                 facts::p6_unread_is_what_was_not_read,
                 facts::what_was_withdrawn_is_not_unread,
+                facts::what_ended_before_it_was_recorded_is_never_seen_without_its_end,
+                facts::an_end_is_counted_once_whatever_comes_before_and_after,
                 cursors::a_moved_cursor_is_seen_at_once_and_survives_a_restart,
                 cursors::cursors_of_users_and_devices_keep_apart,
                 cursors::a_stored_cursor_only_grows,
@@ -80,6 +98,16 @@ macro_rules! history_conformance {
                 dead::a_filter_takes_what_it_names,
                 dead::burying_again_replaces_and_the_latest_round_is_found,
                 dead::old_ones_are_forgotten_a_piece_at_a_time,
+                conversations::a_conversation_nobody_opened_is_not_there,
+                conversations::what_was_said_is_found_everywhere_and_survives_stop_and_crash,
+                conversations::the_same_batches_again_change_nothing,
+                conversations::what_a_late_owner_wrote_is_not_in_the_conversation,
+                conversations::p6_p10_lists_and_counts_are_what_happened,
+                conversations::threads_read_the_same_both_ways_and_around_any_message,
+                conversations::a_thread_shows_what_became_of_its_messages,
+                conversations::a_message_is_around_in_its_own_conversation_alone,
+                conversations::turns_go_with_their_messages_and_are_no_longer_unread,
+                conversations::readers_see_whole_batches,
                 broadcasts::a_broadcast_begins_once,
                 broadcasts::recipients_come_in_order_from_anywhere,
                 broadcasts::progress_grows_and_what_is_over_stays_so,

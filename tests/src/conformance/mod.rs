@@ -8,6 +8,7 @@
 
 pub mod backplane;
 pub mod history;
+pub mod limiter;
 pub mod log;
 pub mod presence;
 mod rules;

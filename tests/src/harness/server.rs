@@ -1,12 +1,13 @@
-//! `esh3ar up` as a child process that can be killed.
+//! `esh3ar up` as a child process that can be killed: the child of `ops`, which answers tests by panicking with what was said.
 
 use std::{
-    io::{BufRead, BufReader},
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
 };
 
-use schemas::{Phone, Tenant, Timestamp};
+use ingest::auth::Who;
+use ops::child::{self, Launch};
+use schemas::{Phone, Timestamp};
 use serde_json::Value;
 
 /// What a server is started with.
@@ -18,6 +19,8 @@ pub struct Settings {
     pub env: Vec<(String, String)>,
     /// Fixed public and admin ports, so that clients find the server again after a restart.
     pub ports: Option<(u16, u16)>,
+    /// A command that runs it as its last arguments.
+    pub under: Vec<String>,
 }
 
 impl Settings {
@@ -48,11 +51,26 @@ impl Settings {
         self.env.extend(other.env);
         self
     }
+
+    /// On ports that it keeps through restarts.
+    pub fn on_fixed_ports(mut self) -> Self {
+        self.ports = Some(free_ports());
+        self
+    }
+
+    /// No file may grow past so many bytes, and writing past that is refused instead of ending the process: what a full disk
+    /// is like for whoever may not mount one.
+    pub fn files_of_at_most(mut self, bytes: u64) -> Self {
+        // The signal stays ignored through `exec`; bash counts in blocks of 1,024 bytes.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", bytes / 1_024);
+        self.under = ["bash", "-c", &script, "bounded"].map(str::to_owned).to_vec();
+        self
+    }
 }
 
 /// A running server. Killed when dropped.
 pub struct Server {
-    child: Child,
+    child: child::Server,
     /// `http://host:port` of the public door.
     pub url: String,
     /// `http://host:port` of the administrators' door.
@@ -62,7 +80,19 @@ pub struct Server {
     settings: Settings,
     /// For requests.
     pub http: reqwest::Client,
-    key: Vec<u8>,
+}
+
+impl Deref for Server {
+    type Target = child::Server;
+    fn deref(&self) -> &child::Server {
+        &self.child
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut child::Server {
+        &mut self.child
+    }
 }
 
 /// The tenant whose administrators see every tenant (configuration key `operators`).
@@ -82,101 +112,56 @@ pub fn binary() -> PathBuf {
 
 /// Two ports that are free now.
 pub fn free_ports() -> (u16, u16) {
-    let probe = || std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-    let (a, b) = (probe(), probe());
-    (a.local_addr().expect("bound").port(), b.local_addr().expect("bound").port())
+    child::free_ports().expect("loopback ports")
 }
 
 impl Server {
     /// Starts a server on a data folder and waits until it says that it is ready.
     pub fn start(data: &Path, settings: Settings) -> Self {
-        Self::try_start(data, settings).unwrap_or_else(|said| panic!("the server did not start:\n{said}"))
+        Self::try_start(data, settings).unwrap_or_else(|said| panic!("{said}"))
     }
 
-    /// Starts a server; where it ends before it is ready, what it printed.
-    pub fn try_start(data: &Path, settings: Settings) -> Result<Self, String> {
-        let (listen, admin) = settings.ports.unwrap_or((0, 0));
-        let log = data.with_extension("log");
-        let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).map_err(|e| e.to_string())?;
-        let mut command = Command::new(binary());
-        command.arg("up").arg("--json").arg("--data").arg(data);
-        command.arg("--listen").arg(format!("127.0.0.1:{listen}")).arg("--admin").arg(format!("127.0.0.1:{admin}"));
-        for set in &settings.set {
-            command.arg("--set").arg(set);
-        }
-        command.envs(settings.env.iter().cloned());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(out);
-        let mut child = command.spawn().map_err(|e| e.to_string())?;
-        let stdout = child.stdout.take().ok_or("no standard output")?;
-        let mut line = String::new();
-        let mut reader = BufReader::new(stdout);
-        while reader.read_line(&mut line).map_err(|e| e.to_string())? > 0 && !line.contains("\"ready\"") {
-            line.clear();
-        }
-        let Ok(ready) = serde_json::from_str::<Value>(&line) else {
-            let status = child.wait().map_err(|e| e.to_string())?;
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            let tail: Vec<_> = said.lines().rev().take(30).collect();
-            return Err(format!("{status}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")));
-        };
-        // Whatever else it prints is read away, so that the pipe never fills.
-        std::thread::spawn(move || reader.lines().for_each(drop));
-        let address = |name: &str| format!("http://{}", ready[name].as_str().unwrap_or_default());
-        let key = std::fs::read(data.join("signing.key")).map_err(|e| format!("no signing key: {e}"))?;
-        Ok(Self {
-            child,
-            url: address("listen"),
-            admin: address("admin"),
-            data: data.to_owned(),
-            settings,
-            http: reqwest::Client::builder().no_proxy().build().map_err(|e| e.to_string())?,
-            key,
-        })
+    /// Starts a server; where it ends before it is ready, its exit code and what it printed.
+    pub fn try_start(data: &Path, settings: Settings) -> Result<Self, child::NotStarted> {
+        let Settings { set, env, ports, under } = settings.clone();
+        let launch = Launch { set, env, under, ports: ports.unwrap_or_default(), ..Launch::new(binary(), data) };
+        let child = child::Server::start(launch)?;
+        let (url, admin) = (format!("http://{}", child.listen), format!("http://{}", child.admin));
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        Ok(Self { child, url, admin, data: data.to_owned(), settings, http })
     }
 
     /// A token for `server`, `business:NAME`, `+NUMBER` or `admin` of a tenant, made as `esh3ar token` makes it.
     pub fn token(&self, tenant: &str, who: &str) -> String {
         let who = match who {
-            "server" => ingest::auth::Who::Server,
-            "admin" => ingest::auth::Who::Admin,
-            _ if who.starts_with('+') => ingest::auth::Who::Mobile(Phone::from_stored(who).expect("a number")),
-            _ => ingest::auth::Who::Business(who.trim_start_matches("business:").parse().expect("a name")),
+            "server" => Who::Server,
+            "admin" => Who::Admin,
+            _ if who.starts_with('+') => Who::Mobile(Phone::from_stored(who).expect("a number")),
+            _ => Who::Business(who.trim_start_matches("business:").parse().expect("a name")),
         };
-        let business = matches!(who, ingest::auth::Who::Server | ingest::auth::Who::Business(_));
-        let admin = matches!(who, ingest::auth::Who::Admin);
-        let can = ingest::auth::Permissions { send: business, chat: business, broadcast: business, admin };
-        let tenant = Tenant::parse(tenant).expect("a tenant");
-        let claims = ingest::auth::NewToken { tenant, who, can, ttl_ms: 3_600_000 };
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-        ingest::auth::mint(&self.key, &claims, Timestamp(now.as_millis() as i64)).expect("a token")
-    }
-
-    /// The process, for `/proc` and signals.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.token(tenant, who, Timestamp(now.as_millis() as i64)).expect("a token")
     }
 
     /// Kills it without warning.
     pub fn kill9(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Asks it to end and waits; its exit code.
-    pub fn terminate(&mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        self.child.wait().ok().and_then(|status| status.code())
+        self.child.kill();
     }
 
     /// Waits until it ends by itself; its exit code.
-    pub async fn ended(&mut self) -> Option<i32> {
-        super::eventually("the server to end by itself", async || self.child.try_wait().ok().flatten()).await.code()
+    pub async fn until_ended(&mut self) -> Option<i32> {
+        super::eventually("the server to end by itself", async || self.child.ended()).await.code()
     }
 
     /// Starts it again on the same folder with the same settings.
     pub fn restart(self) -> Self {
-        let (data, settings) = (self.data.clone(), self.settings.clone());
+        let settings = self.settings.clone();
+        self.restart_with(settings)
+    }
+
+    /// Starts it again on the same folder with other settings.
+    pub fn restart_with(self, settings: Settings) -> Self {
+        let data = self.data.clone();
         drop(self);
         Self::start(&data, settings)
     }
@@ -197,11 +182,6 @@ impl Server {
         }
         answer(request.send().await).await
     }
-
-    /// What it logged.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.data.with_extension("log")).unwrap_or_default()
-    }
 }
 
 /// An answer's status and JSON; status 0 where none came.
@@ -213,11 +193,5 @@ pub(super) async fn answer(sent: reqwest::Result<reqwest::Response>) -> (u16, Va
             let text = response.text().await.unwrap_or_default();
             (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill9();
     }
 }

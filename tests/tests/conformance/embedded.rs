@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use schemas::{
     Clock, Timestamp,
     limits::StoreLimits,
-    port::{Backplane, Log, Presence},
+    port::{Backplane, Limiter, Log, Presence},
     time::ManualClock,
 };
-use stores::{backplane::LocalBackplane, embedded::Engine, log::EmbeddedLog, presence::LocalPresence};
+use stores::{backplane::LocalBackplane, embedded::Engine, limiter::LocalLimiter, log::EmbeddedLog, presence::LocalPresence};
 use tests::conformance;
 
 fn clock() -> Arc<ManualClock> {
@@ -117,5 +117,29 @@ pub(crate) struct LocalBackplanes;
 impl conformance::backplane::Maker for LocalBackplanes {
     async fn open(&mut self) -> Arc<dyn Backplane> {
         Arc::new(LocalBackplane::new())
+    }
+}
+
+/// Limiters in this process.
+pub(crate) struct LocalLimiters(Arc<ManualClock>);
+
+impl LocalLimiters {
+    pub(crate) fn new() -> Self {
+        Self(clock())
+    }
+}
+
+#[async_trait]
+impl conformance::limiter::Maker for LocalLimiters {
+    async fn open(&mut self) -> Arc<dyn Limiter> {
+        Arc::new(LocalLimiter::new(self.0.clone(), 1_000))
+    }
+
+    async fn pass(&mut self, ms: u64) {
+        self.0.pass(ms);
+    }
+
+    fn window_ms(&self) -> u64 {
+        60_000
     }
 }

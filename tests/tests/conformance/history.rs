@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a store that does not open ends its test")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use schemas::{Timestamp, limits::StoreLimits, port::History, time::ManualClock};
@@ -12,15 +12,16 @@ use tests::conformance::history::Installation;
 use crate::embedded::copy;
 
 /// The embedded stores on a folder of their own.
-struct Embedded {
+pub(crate) struct Embedded {
     folder: tempfile::TempDir,
     limits: StoreLimits,
-    stores: Option<Stores>,
+    stores: Mutex<Option<Stores>>,
+    pub(crate) clock: Arc<ManualClock>,
 }
 
 impl Embedded {
-    async fn new() -> Self {
-        Self::with(StoreLimits { free_bytes: 0, ..StoreLimits::default() })
+    pub(crate) async fn new() -> Self {
+        Self::with(StoreLimits { free_bytes: 0, ..StoreLimits::default() }).await
     }
 
     /// With a queue so short that callers wait in line all the time.
@@ -32,39 +33,52 @@ impl Embedded {
             group_every_ms: 1,
             ..StoreLimits::default()
         })
+        .await
     }
 
-    fn with(limits: StoreLimits) -> Self {
-        let mut installation = Self { folder: tempfile::tempdir().unwrap(), limits, stores: None };
-        installation.open();
+    async fn with(limits: StoreLimits) -> Self {
+        let clock = Arc::new(ManualClock::at(Timestamp(1_800_000_000_000)));
+        let stores = Mutex::new(None);
+        let mut installation = Self { folder: tempfile::tempdir().unwrap(), limits, stores, clock };
+        installation.open().await;
         installation
     }
 
-    fn open(&mut self) {
-        let settings = Settings { data: self.folder.path().into(), limits: self.limits.clone(), presence_ms: 300_000 };
-        let clock = Arc::new(ManualClock::at(Timestamp(1_800_000_000_000)));
-        self.stores = Some(Stores::open(settings, clock).unwrap());
+    async fn open(&mut self) {
+        let settings = Settings::folder(self.folder.path().into(), self.limits.clone(), 300_000);
+        let stores = Stores::open(settings, self.clock.clone()).await.unwrap();
+        *self.here() = Some(stores);
+    }
+
+    fn here(&self) -> std::sync::MutexGuard<'_, Option<Stores>> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rows written since it was opened.
+    pub(crate) fn writes(&self) -> u64 {
+        self.here().as_ref().and_then(Stores::stats).map_or(0, |stats| stats.writes)
     }
 }
 
 #[async_trait]
 impl Installation for Embedded {
     fn history(&self) -> Arc<dyn History> {
-        self.stores.as_ref().map(|stores| stores.history.clone()).unwrap()
+        self.here().as_ref().map(|stores| stores.history.clone()).unwrap()
     }
 
     async fn restart(&mut self) {
-        self.stores.take().unwrap().close().await;
-        self.open();
+        let stores = self.here().take().unwrap();
+        stores.close().await;
+        self.open().await;
     }
 
     async fn crash(&mut self) {
         // What is in the files while the process still runs is what it leaves when it is killed.
         let left = tempfile::tempdir().unwrap();
         copy(self.folder.path(), left.path());
-        self.stores = None;
+        *self.here() = None;
         self.folder = left;
-        self.open();
+        self.open().await;
     }
 }
 

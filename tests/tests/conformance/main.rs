@@ -4,8 +4,9 @@
 
 mod embedded;
 mod history;
+mod talks;
 
-use embedded::{EmbeddedLogs, LocalBackplanes, LocalPresences};
+use embedded::{EmbeddedLogs, LocalBackplanes, LocalLimiters, LocalPresences};
 
 mod log {
     use super::*;
@@ -21,4 +22,9 @@ mod presence {
 mod backplane {
     use super::*;
     tests::backplane_conformance!(local, LocalBackplanes);
+}
+
+mod limiter {
+    use super::*;
+    tests::limiter_conformance!(local, LocalLimiters::new());
 }

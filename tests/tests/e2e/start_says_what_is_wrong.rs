@@ -7,7 +7,7 @@ async fn a_second_process_on_the_same_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let server = Server::start(&data, Settings::default());
-    let said = Server::try_start(&data, Settings::default()).err().expect("refused");
+    let said = Server::try_start(&data, Settings::default()).err().expect("refused").said;
     assert!(said.contains("in use by another esh3ar"), "{said}");
     Business::new(&server).send(&number(1), "still here").await;
 }
@@ -18,7 +18,7 @@ fn a_port_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let settings = Settings { ports: Some((port, 0)), ..Settings::default() };
-    let said = Server::try_start(&folder.path().join("data"), settings).err().expect("refused");
+    let said = Server::try_start(&folder.path().join("data"), settings).err().expect("refused").said;
     assert!(said.contains(&port.to_string()) && said.contains("in use"), "{said}");
 }
 
@@ -27,7 +27,7 @@ fn a_folder_that_cannot_be_written_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("not-a-folder");
     std::fs::write(&file, "x").unwrap();
-    let said = Server::try_start(&file, Settings::default()).err().expect("refused");
+    let said = Server::try_start(&file, Settings::default()).err().expect("refused").said;
     assert!(said.contains("not-a-folder"), "{said}");
 }
 
@@ -44,7 +44,8 @@ fn an_unknown_setting_names_the_nearest_known_one() {
     let folder = tempfile::tempdir().unwrap();
     let said = Server::try_start(&folder.path().join("data"), Settings::default().with(["limits.flow.ack_mss=5"]))
         .err()
-        .expect("refused");
+        .expect("refused")
+        .said;
     assert!(said.contains("ack_ms"), "{said}");
 }
 
@@ -54,7 +55,7 @@ fn another_number_of_partitions_than_the_folder_was_made_with_is_refused() {
     let data = folder.path().join("data");
     drop(Server::start(&data, Settings::default()));
     let said =
-        Server::try_start(&data, Settings::default().with(["limits.store.partitions=12"])).err().expect("refused");
+        Server::try_start(&data, Settings::default().with(["limits.store.partitions=12"])).err().expect("refused").said;
     assert!(said.contains("24") && said.contains("12"), "{said}");
 }
 

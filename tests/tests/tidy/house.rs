@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Where each vendor may be named. What is not listed is a tool that anyone may use.
-const VENDORS: [(&str, &[&str]); 24] = [
+const VENDORS: [(&str, &[&str]); 23] = [
     ("timely", &["pipeline"]),
     ("axum", &["ingest", "gateway", "ops"]),
     ("fjall", &["stores"]),
@@ -27,7 +27,6 @@ const VENDORS: [(&str, &[&str]); 24] = [
     ("jsonwebtoken", &["ingest"]),
     ("aws-lc-rs", &["ingest"]),
     ("ammonia", &["ingest"]),
-    ("governor", &["ingest"]),
     ("moka", &["ingest"]),
     ("phonenumber", &["schemas"]),
     ("postcard", &["schemas", "stores"]),

@@ -3,8 +3,39 @@
 mod http;
 mod phones;
 
+use anyhow::{Context, Result};
+use schemas::{Clock, Content, ContentType, Kind, Message, MessageId, Phone, Priority, Sender, Tenant, UserId};
+
 pub(crate) use http::{Conn, batch, count_accepted};
 pub(crate) use phones::{Phones, Watch};
+
+use super::TENANT;
+use crate::clock::SystemClock;
+
+/// Where a load goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Door<'a> {
+    /// `host:port`.
+    pub(crate) address: &'a str,
+    /// The path that takes one message.
+    pub(crate) single: &'static str,
+    /// The path that takes many.
+    pub(crate) batch: &'static str,
+    /// The path of sockets, with its query.
+    pub(crate) socket: &'static str,
+}
+
+impl<'a> Door<'a> {
+    /// A server's.
+    pub(crate) fn of(address: &'a str) -> Self {
+        Self { address, single: "/v1/messages", batch: "/v1/messages/batch", socket: "/v1/ws?device=bench" }
+    }
+
+    /// The bare server's.
+    pub(crate) fn bare(address: &'a str) -> Self {
+        Self { address, single: "/bare/messages", batch: "/bare/batch", socket: "/bare/ws" }
+    }
+}
 
 /// The phone number of the `n`th user.
 pub(crate) fn number(n: usize) -> String {
@@ -26,4 +57,25 @@ pub(crate) fn content(micros: u64, bytes: usize, seed: u64) -> String {
         }
     }
     text
+}
+
+/// A message as the door would have made it, for filling a log or a history.
+pub(crate) fn message(clock: SystemClock, user: usize, priority: Priority, bytes: usize, seed: u64) -> Result<Message> {
+    let phone = Phone::from_stored(&number(user)).context("a number")?;
+    Ok(Message {
+        id: MessageId::fresh(clock.wall()),
+        kind: Kind::OneWay,
+        from: Sender::Server,
+        to: UserId::mobile(Tenant::parse(TENANT)?, phone),
+        priority,
+        content: Content { content_type: ContentType::Text, subject: None, body: content(clock.micros(), bytes, seed) },
+        client_ref: None,
+        metadata: None,
+        accepted_at: clock.wall(),
+        send_at: None,
+        expires_at: None,
+        broadcast: None,
+        trace: None,
+        fingerprint: [0; 16],
+    })
 }

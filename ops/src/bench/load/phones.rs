@@ -17,8 +17,19 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest, protocol::WebSocketConfig},
 };
 
-use super::super::measure::histogram;
+use super::{super::measure::histogram, Door};
 use crate::clock::SystemClock;
+
+/// What was counted at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counts {
+    /// Items that came.
+    pub(crate) items: u64,
+    /// Frames they came in.
+    pub(crate) frames: u64,
+    /// Acknowledgements sent.
+    pub(crate) acks: u64,
+}
 
 /// What phones tell: how many items and frames came, and how long each took since it was meant to be sent.
 pub(crate) struct Watch {
@@ -27,6 +38,10 @@ pub(crate) struct Watch {
     pub(crate) items: AtomicU64,
     /// Frames they came in.
     pub(crate) frames: AtomicU64,
+    /// Acknowledgements that phones sent.
+    pub(crate) acks: AtomicU64,
+    /// Messages that senders sent to these phones.
+    pub(crate) sent: AtomicU64,
     shards: Vec<Mutex<Histogram<u64>>>,
 }
 
@@ -34,7 +49,19 @@ impl Watch {
     /// Latencies are taken with this clock, which the senders use too.
     pub(crate) fn new(clock: SystemClock) -> Arc<Self> {
         let shards = (0..16).map(|_| Mutex::new(histogram())).collect();
-        Arc::new(Self { clock, items: AtomicU64::new(0), frames: AtomicU64::new(0), shards })
+        let zero = AtomicU64::default;
+        Arc::new(Self { clock, items: zero(), frames: zero(), acks: zero(), sent: zero(), shards })
+    }
+
+    /// What came so far.
+    pub(crate) fn counts(&self) -> Counts {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts { items: of(&self.items), frames: of(&self.frames), acks: of(&self.acks) }
+    }
+
+    /// Messages sent that have not come.
+    pub(crate) fn under_way(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed).saturating_sub(self.items.load(Ordering::Relaxed))
     }
 
     /// Latencies so far, µs, and starts anew: what came before is warm-up.
@@ -71,10 +98,10 @@ pub(crate) struct Phones {
 
 impl Phones {
     /// Connects one phone per token, a few at a time.
-    pub(crate) async fn connect(address: &str, tokens: Vec<String>, watch: Option<Arc<Watch>>) -> Result<Self> {
+    pub(crate) async fn connect(door: &Door<'_>, tokens: Vec<String>, watch: Option<Arc<Watch>>) -> Result<Self> {
         let mut tasks = tokio::task::JoinSet::new();
         for (wave, tokens) in tokens.chunks(64).enumerate() {
-            let opened = tokens.iter().map(|token| open(address, token));
+            let opened = tokens.iter().map(|token| open(door, token));
             for (n, socket) in futures::future::join_all(opened).await.into_iter().enumerate() {
                 let socket = socket.with_context(|| format!("phone {} could not connect", wave * 64 + n))?;
                 tasks.spawn(listen(socket, watch.clone(), wave * 64 + n));
@@ -92,10 +119,10 @@ impl Phones {
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
 
-async fn open(address: &str, token: &str) -> Result<Socket> {
-    let mut request = format!("ws://{address}/v1/ws?device=bench").into_client_request()?;
+async fn open(door: &Door<'_>, token: &str) -> Result<Socket> {
+    let mut request = format!("ws://{}{}", door.address, door.socket).into_client_request()?;
     request.headers_mut().insert("authorization", format!("Bearer {token}").parse()?);
-    let stream = tokio::net::TcpStream::connect(address).await?;
+    let stream = tokio::net::TcpStream::connect(door.address).await?;
     stream.set_nodelay(true)?;
     let config =
         WebSocketConfig::default().read_buffer_size(1024).write_buffer_size(0).max_write_buffer_size(64 * 1024);
@@ -117,6 +144,9 @@ async fn listen(mut socket: Socket, watch: Option<Arc<Watch>>, n: usize) {
             () = wait => {
                 due = None;
                 let Some(cursor) = cursor.take() else { continue };
+                if let Some(watch) = &watch {
+                    watch.acks.fetch_add(1, Ordering::Relaxed);
+                }
                 if socket.send(Message::text(format!("{{\"type\":\"ack\",\"cursor\":\"{cursor}\"}}"))).await.is_err() { return }
                 continue;
             }

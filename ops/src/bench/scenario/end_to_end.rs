@@ -1,63 +1,108 @@
 //! The main job at full speed: batch door → sync → dataflow → history → socket → acknowledgement, with as many messages in
-//! flight as keep the backlog bounded. Gives messages a second, CPU, syncs and bytes per message.
+//! flight as keep the backlog bounded. Gives messages a second, CPU, syncs and bytes per message, beside the same over bare
+//! axum (no log, no history, no promise) and beside the embedded log alone.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use anyhow::Result;
+use schemas::{Priority, port::Append, record};
 
 use super::{
     super::{
         Report, Stage,
-        load::{Conn, Phones, Watch, batch, content, count_accepted, number},
-        measure::{Figure, Series, used},
+        bare::Bare,
+        lift,
+        load::{Conn, Door, Phones, Watch, batch, content, count_accepted, message, number},
+        measure::{Curve, Figure, Series, used},
     },
-    counter,
+    closing, metric,
 };
+
+const NAME: &str = "end-to-end";
 
 /// Messages of one batch request, and how many may be under way: enough to keep every stage busy, few enough that latency
 /// is the pipeline's and not the queue's.
 const BATCH: usize = 500;
 const UNDER_WAY: u64 = 5_000;
+/// Bytes of a content.
+const BYTES: usize = 300;
+/// Batches in the log's hands at once where the log is measured alone: as many as the two senders have.
+const TOGETHER: usize = 2;
 
 /// What one run at full speed came to.
-struct Peak {
-    per_second: f64,
-    cpu_micros: f64,
-    per_sync: f64,
-    written: f64,
-    per_frame: f64,
+pub(super) struct Peak {
+    pub(super) per_second: f64,
+    pub(super) cpu_micros: f64,
+    /// Messages per sync and bytes written per message, where something is kept.
+    kept: Option<(f64, f64)>,
+    /// Items in a frame, and acknowledgements for an item.
+    pub(super) per_frame: f64,
+    pub(super) acks: f64,
+    most_under_way: u64,
     series: Series,
 }
 
-async fn peak(stage: &Stage, users: usize, bytes: usize) -> Result<Peak> {
-    let mut server = stage.server("end-to-end", &[]).await?;
-    let pid = server.pid().unwrap_or_default();
+/// Who is loaded: a server, or the bare one.
+struct Target<'a> {
+    door: Door<'a>,
+    pid: u32,
+    token: String,
+    /// Whether it keeps what it takes, and counts its syncs.
+    keeps: bool,
+}
+
+/// One run at full speed against a server of its own. Lanes take turns, batch by batch.
+pub(super) async fn peak(
+    stage: &Stage,
+    report: &mut Report,
+    scenario: &str,
+    users: usize,
+    lanes: &[Priority],
+) -> Result<Peak> {
+    let server = stage.server(scenario, &[lift::QUOTAS, lift::LANES, lift::SOCKETS]).await?;
     let watch = Watch::new(stage.clock);
-    let _phones = Phones::connect(&server.address(), stage.phones(&server, users)?, Some(watch.clone())).await?;
-    let (sent, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let phones = stage.phones(&server, 0..users)?;
+    let target =
+        Target { door: Door::of(&server.listen), pid: server.pid(), token: stage.business(&server)?, keeps: true };
+    let phones = Phones::connect(&target.door, phones, Some(watch.clone())).await?;
+    let peak = load(stage, &target, &watch, users, lanes).await?;
+    closing::close(stage, report, scenario, &server, &watch, 0).await?;
+    drop(phones);
+    server.stop().await;
+    Ok(peak)
+}
+
+async fn load(
+    stage: &Stage,
+    target: &Target<'_>,
+    watch: &Arc<Watch>,
+    users: usize,
+    lanes: &[Priority],
+) -> Result<Peak> {
+    let over = Arc::new(AtomicBool::new(false));
     let mut senders = tokio::task::JoinSet::new();
-    for lane in 0..2usize {
-        let (sent, over, watch, clock) = (sent.clone(), over.clone(), watch.clone(), stage.clock);
-        let mut conn = Conn::open(&server.address(), &stage.business(&server)?).await?;
+    for half in 0..2usize {
+        let (over, watch, clock, lanes) = (over.clone(), watch.clone(), stage.clock, lanes.to_vec());
+        let (mut conn, path) = (Conn::open(target.door.address, &target.token).await?, target.door.batch);
         senders.spawn(async move {
-            let mut next = lane * users / 2;
+            let (mut next, mut turn) = (half * users / 2, half);
             while !over.load(Ordering::Relaxed) {
-                if sent.load(Ordering::Relaxed).saturating_sub(watch.items.load(Ordering::Relaxed)) > UNDER_WAY {
+                if watch.under_way() > UNDER_WAY {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     continue;
                 }
                 let now = clock.micros();
-                let items = (next..next + BATCH).map(|n| (number(n % users), content(now, bytes, n as u64)));
-                let body = batch(items, "normal");
-                next += BATCH;
-                sent.fetch_add(BATCH as u64, Ordering::Relaxed);
-                let (_, answer) = conn.post("/v1/messages/batch", "application/x-ndjson", &body).await?;
+                let items = (next..next + BATCH).map(|n| (number(n % users), content(now, BYTES, n as u64)));
+                let body = batch(items, lanes[turn % lanes.len()].word());
+                (next, turn) = (next + BATCH, turn + 1);
+                watch.sent.fetch_add(BATCH as u64, Ordering::Relaxed);
+                let (_, answer) = conn.post(path, "application/x-ndjson", &body).await?;
                 let refused = BATCH as u64 - count_accepted(&answer);
                 anyhow::ensure!(
                     refused == 0,
@@ -70,67 +115,123 @@ async fn peak(stage: &Stage, users: usize, bytes: usize) -> Result<Peak> {
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
     let _warm_up = watch.take();
-    let begin =
-        (watch.items.load(Ordering::Relaxed), watch.frames.load(Ordering::Relaxed), used(pid)?, stage.clock.micros());
-    let syncs = counter(&server, "esh3ar_store_syncs_total").await?;
-    let mut per_second = Vec::new();
-    let mut last = begin.0;
+    let syncs = || async {
+        match target.keeps {
+            true => metric(target.door.address, "esh3ar_store_syncs_total", "").await,
+            false => Ok(0.0),
+        }
+    };
+    let now = || Ok::<_, anyhow::Error>((watch.counts(), used(target.pid)?, stage.clock.micros()));
+    let (begin, synced) = (now()?, syncs().await?);
+    let (mut per_second, mut last, mut most) = (Vec::new(), begin.0.items, 0);
     for _ in 0..stage.bench.seconds {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = watch.items.load(Ordering::Relaxed);
-        per_second.push(now - last);
-        last = now;
+        let items = watch.counts().items;
+        per_second.push(items - last);
+        (last, most) = (items, watch.under_way().max(most));
     }
-    let end =
-        (watch.items.load(Ordering::Relaxed), watch.frames.load(Ordering::Relaxed), used(pid)?, stage.clock.micros());
-    let syncs = counter(&server, "esh3ar_store_syncs_total").await? - syncs;
+    let (end, synced) = (now()?, syncs().await? - synced);
     let latency = watch.take();
     over.store(true, Ordering::Relaxed);
     while let Some(ended) = senders.join_next().await {
         ended??;
     }
-    server.stop().await?;
-    let items = (end.0 - begin.0).max(1) as f64;
+    let items = (end.0.items - begin.0.items).max(1) as f64;
     Ok(Peak {
-        per_second: items / ((end.3 - begin.3) as f64 / 1e6),
-        cpu_micros: (end.2.cpu_micros - begin.2.cpu_micros) / items,
-        per_sync: items / syncs.max(1.0),
-        written: (end.2.written - begin.2.written) / items,
-        per_frame: items / (end.1 - begin.1).max(1) as f64,
-        series: Series::new("end-to-end", &latency, per_second),
+        per_second: items / ((end.2 - begin.2) as f64 / 1e6),
+        cpu_micros: (end.1.cpu_micros - begin.1.cpu_micros) / items,
+        kept: target.keeps.then(|| (items / synced.max(1.0), (end.1.written - begin.1.written) / items)),
+        per_frame: items / (end.0.frames - begin.0.frames).max(1) as f64,
+        acks: (end.0.acks - begin.0.acks) as f64 / items,
+        most_under_way: most,
+        series: Series::new(NAME, &latency, per_second),
     })
 }
 
+/// The same load over bare axum: HTTP, JSON lines and WebSockets without a log, a history or a promise.
+async fn bare(stage: &Stage, users: usize) -> Result<Peak> {
+    let bare = tokio::task::spawn_blocking(Bare::start).await??;
+    let watch = Watch::new(stage.clock);
+    let target = Target { door: Door::bare(&bare.address), pid: bare.pid(), token: "none".to_owned(), keeps: false };
+    let _phones = Phones::connect(&target.door, (0..users).map(number).collect(), Some(watch.clone())).await?;
+    load(stage, &target, &watch, users, &[Priority::Normal]).await
+}
+
+/// The embedded log alone, in this process: durable appends of batches of the same size. Records a second, and CPU for each
+/// with making it left out.
+async fn bare_log(stage: &Stage, users: usize) -> Result<(f64, f64)> {
+    let data = stage.folder("bare-log")?;
+    let stores = stage.stores(&data).await?;
+    let partitions = stores.log.partitions();
+    let batches: Vec<Vec<Append>> = (0..40)
+        .map(|b| {
+            let one = |n| {
+                Ok(record::accepted(&message(stage.clock, n % users, Priority::Normal, BYTES, n as u64)?, partitions))
+            };
+            (b * BATCH..(b + 1) * BATCH).map(one).collect::<Result<_>>()
+        })
+        .collect::<Result<_>>()?;
+    let (began, before) = (stage.clock.micros(), used(std::process::id())?.cpu_micros);
+    let end = began + stage.duration().as_micros().min(5_000_000) as u64;
+    let mut appended = 0;
+    'load: for pair in batches.chunks(TOGETHER).cycle() {
+        for outcomes in futures::future::join_all(pair.iter().map(|batch| stores.log.append(batch.clone()))).await {
+            for outcome in outcomes {
+                outcome?;
+                appended += 1;
+            }
+        }
+        if stage.clock.micros() > end {
+            break 'load;
+        }
+    }
+    let seconds = (stage.clock.micros() - began) as f64 / 1e6;
+    let cpu = (used(std::process::id())?.cpu_micros - before) / appended as f64;
+    stores.close().await;
+    std::fs::remove_dir_all(&data)?;
+    Ok((appended as f64 / seconds, cpu))
+}
+
 pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
-    const NAME: &str = "end-to-end";
     let users = stage.bench.users;
-    let peak = peak(stage, users, 300).await?;
+    let bare = bare(stage, users).await?;
+    let (log_rate, log_cpu) = bare_log(stage, users).await?;
+    let peak = peak(stage, report, NAME, users, &[Priority::Normal]).await?;
+    let what = "bare axum, the same batches pushed to the same sockets, nothing kept";
     report.add(
         Figure::new(NAME, format!("messages a second, batch door, {users} users"), peak.per_second, "/s")
-            .targets(10_000.0, 30_000.0),
+            .targets(10_000.0, 30_000.0)
+            .beside(what, bare.per_second),
     );
-    let cpu = format!("CPU per delivered message at peak ({:.1} items a frame)", peak.per_frame);
+    let name = format!(
+        "CPU per delivered message at peak ({:.1} items a frame, {:.2} acknowledgements each)",
+        peak.per_frame, peak.acks
+    );
     report.add(
-        Figure::new(NAME, cpu, peak.cpu_micros, "µs").targets(100.0, if peak.per_frame >= 5.0 { 20.0 } else { 35.0 }),
+        Figure::new(NAME, name, peak.cpu_micros, "µs")
+            .targets(100.0, if peak.per_frame >= 5.0 { 20.0 } else { 35.0 })
+            .beside("bare axum", bare.cpu_micros),
     );
-    report.add(Figure::new(NAME, "messages per sync, batch door at peak", peak.per_sync, "").targets(50.0, 200.0));
-    report.add(
-        Figure::new(NAME, "bytes written per 300-byte message ÷ 300", peak.written / 300.0, "×").targets(10.0, 6.0),
-    );
+    report.add(Figure::new(NAME, format!("embedded log alone, durable, batches of {BATCH}"), log_rate, "/s"));
+    report.add(Figure::new(NAME, "embedded log alone, CPU per record", log_cpu, "µs"));
+    if let Some((per_sync, written)) = peak.kept {
+        report.add(Figure::new(NAME, "messages per sync, batch door at peak", per_sync, "").targets(50.0, 200.0));
+        let name = format!("bytes written per {BYTES}-byte message ÷ {BYTES}");
+        report.add(Figure::new(NAME, name, written / BYTES as f64, "×").targets(10.0, 6.0));
+    }
+    let name = format!("most messages on their way at any second (bound: {UNDER_WAY} and two batches)");
+    report.add(Figure::new(NAME, name, peak.most_under_way as f64, "messages"));
     report.series.push(peak.series);
     Ok(())
 }
 
-/// Whether a message costs more with many users than with few.
-pub(crate) async fn users(stage: &Stage, report: &mut Report) -> Result<()> {
-    const NAME: &str = "users";
-    let few = peak(stage, 100, 300).await?;
-    let many = peak(stage, 7_500, 300).await?;
-    report.add(
-        Figure::new(NAME, "CPU per message, 7,500 users", many.cpu_micros, "µs").beside("100 users", few.cpu_micros),
-    );
-    report.add(
-        Figure::new(NAME, "messages a second, 7,500 users", many.per_second, "/s").beside("100 users", few.per_second),
-    );
-    Ok(())
+/// A curve of peaks: the CPU of a message at each size, with what explains it.
+pub(super) fn curve(scenario: &'static str, size: &'static str, peaks: &[(f64, Peak)]) -> [Curve; 2] {
+    let of = |what: &str, value: fn(&Peak) -> f64| Curve {
+        scenario,
+        what: what.to_owned(),
+        size,
+        points: peaks.iter().map(|(x, peak)| (*x, value(peak))).collect(),
+    };
+    [of("CPU per message at peak, µs", |p| p.cpu_micros), of("messages a second", |p| p.per_second)]
 }

@@ -1,125 +1,136 @@
-//! With much kept: start to ready, catch-up of 1,000 messages, and whether a message costs more than with little kept.
+//! With much kept: start to ready, catch-up of 1,000 messages beside the bare reading of them from history, and whether a
+//! message costs more than with little kept.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use schemas::{
-    Clock, Content, ContentType, Epoch, Inbox, Kind, Message, MessageId, Partition, Position, Priority, Sender, Tenant,
-    UserId,
-    limits::StoreLimits,
+    Clock, Epoch, Inbox, Position, Priority,
     port::{Entry, Schedule},
 };
-use stores::{Settings, Stores};
 
 use super::{
     super::{
-        Report, Stage,
-        load::{Phones, Watch, content, number},
-        measure::Figure,
+        Report, Stage, lift,
+        load::{Door, Phones, Watch, message},
+        measure::{Curve, Figure, used},
     },
+    closing,
     open_loop::steady,
 };
-use crate::{child::TENANT, clock::SystemClock};
 
-/// Fills a folder through the History port, in bulk: `count` messages over `users` users, the first of whom has 1,000.
-async fn fill(data: &std::path::Path, clock: SystemClock, count: usize, users: usize) -> Result<()> {
-    let limits = StoreLimits::default();
-    let partitions = limits.partitions;
-    let stores = Stores::open(Settings { data: data.to_owned(), limits, presence_ms: 300_000 }, Arc::new(clock))?;
-    let tenant = Tenant::parse(TENANT)?;
-    let mut entries = Vec::with_capacity(1_000);
+const NAME: &str = "kept";
+/// The user who catches up, and how much waits for it: no other load goes to it.
+const CATCHER: usize = 5_000_000;
+const WAITING: usize = 1_000;
+/// Entries written and read at once.
+const AT_ONCE: usize = 1_000;
+/// Messages a second while the cost of one is measured.
+const RATE: f64 = 2_000.0;
+
+/// Fills a folder through the History port, in bulk: `count` messages over `users` users, and those of the one who catches up.
+async fn fill(stage: &Stage, data: &Path, count: usize, users: usize) -> Result<()> {
+    let stores = stage.stores(data).await?;
+    let partitions = stores.log.partitions();
+    let mut entries = Vec::with_capacity(2 * AT_ONCE);
     let mut made = 0;
-    for n in 0.. {
-        let user = UserId::mobile(tenant.clone(), schemas::Phone::from_stored(&number(n)).context("a number")?);
-        let partition = Partition::of(&user, partitions);
-        let own = if n == 0 { 1_000 } else { count / users };
+    let place = |k| if k == 0 { Position::START } else { Position { epoch: Epoch(0), n: k } };
+    for (user, own) in std::iter::once((CATCHER, WAITING)).chain((0..users).map(|user| (user, count / users))) {
         for k in 1..=own as u64 {
-            let place = |k| if k == 0 { Position::START } else { Position { epoch: Epoch(0), n: k } };
-            let body = content(clock.micros(), 300, made as u64);
-            let message = Message {
-                id: MessageId::fresh(clock.wall()),
-                kind: Kind::OneWay,
-                from: Sender::Server,
-                to: user.clone(),
-                priority: Priority::Normal,
-                content: Content { content_type: ContentType::Text, subject: None, body },
-                client_ref: None,
-                metadata: None,
-                accepted_at: clock.wall(),
-                send_at: None,
-                expires_at: None,
-                broadcast: None,
-                trace: None,
-                fingerprint: [0; 16],
-            };
-            let inbox = Inbox { user: user.clone(), partition };
+            let message = message(stage.clock, user, Priority::Normal, 300, made)?;
+            let inbox = Inbox { user: message.to.clone(), partition: message.partition(partitions) };
             entries.push(Entry {
                 inbox,
                 position: place(k),
                 prev: place(k - 1),
                 one_way: k,
-                recorded_at: clock.wall(),
+                recorded_at: stage.clock.wall(),
                 message: Arc::new(message),
+                end: None,
             });
             made += 1;
-        }
-        if entries.len() >= 1_000 || made >= count {
-            stores.history.record(&entries, &Schedule::default()).await?;
-            entries.clear();
-        }
-        if made >= count {
-            break;
+            if entries.len() >= AT_ONCE {
+                stores.history.record(&entries, &Schedule::default()).await?;
+                entries.clear();
+            }
         }
     }
+    stores.history.record(&entries, &Schedule::default()).await?;
     stores.close().await;
     Ok(())
 }
 
-pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
-    const NAME: &str = "kept";
-    let count = if stage.bench.long { 10_000_000 } else { 1_000_000 };
-    let mut costs = Vec::new();
-    for kept in [10_000, count] {
-        let data = stage.bench.folder.join(format!("{NAME}-{kept}"));
-        if data.exists() {
-            std::fs::remove_dir_all(&data)?;
-        }
-        fill(&data, stage.clock, kept, (kept / 100).max(100)).await?;
-        let began = stage.clock.micros();
-        let mut server = stage.server_on(&data, &[]).await?;
-        let ready = (stage.clock.micros() - began) as f64 / 1e6;
-        let pid = server.pid().unwrap_or_default();
-
-        let watch = Watch::new(stage.clock);
-        let began = stage.clock.micros();
-        let _catching_up = Phones::connect(&server.address(), stage.phones(&server, 1)?, Some(watch.clone())).await?;
-        while watch.items.load(std::sync::atomic::Ordering::Relaxed) < 1_000 {
-            tokio::time::sleep(Duration::from_micros(500)).await;
-            anyhow::ensure!(stage.clock.micros() - began < 30_000_000, "the catch-up did not end");
-        }
-        let caught_up = (stage.clock.micros() - began) as f64 / 1e3;
-
-        let users = stage.bench.users.min(kept / 100);
-        let _phones =
-            Phones::connect(&server.address(), stage.phones(&server, users)?[1..].to_vec(), Some(watch.clone()))
-                .await?;
-        steady(stage, &server, 2_000.0, users, "normal", Duration::from_secs(2)).await?;
-        let before = super::super::measure::used(pid)?.cpu_micros;
-        steady(stage, &server, 2_000.0, users, "normal", Duration::from_secs(5)).await?;
-        costs.push((super::super::measure::used(pid)?.cpu_micros - before) / 10_000.0);
-        server.stop().await?;
-        std::fs::remove_dir_all(&data)?;
-        if kept == count {
-            report.add(
-                Figure::new(NAME, format!("start to ready with {kept} messages kept"), ready, "s").targets(2.0, 0.5),
-            );
-            report
-                .add(Figure::new(NAME, "catch-up of 1,000 messages on connect", caught_up, "ms").targets(100.0, 20.0));
-        }
+/// Reads what waits for the one who catches up from a folder that nobody else has open; ms.
+async fn bare_read(stage: &Stage, data: &Path) -> Result<f64> {
+    let stores = stage.stores(data).await?;
+    let sample = message(stage.clock, CATCHER, Priority::Normal, 1, 0)?;
+    let inbox = sample.inbox(stores.log.partitions());
+    let (began, mut from, mut read) = (stage.clock.micros(), Position::START, 0);
+    while read < WAITING {
+        let span = stores.history.read(&inbox, from, 100).await?;
+        let Some((last, _)) = span.entries.last() else { break };
+        (from, read) = (last.position, read + span.entries.len());
     }
-    report.add(
-        Figure::new(NAME, format!("CPU per message with {count} kept, 2,000 a second"), costs[1], "µs")
-            .beside("10,000 kept", costs[0]),
-    );
+    let ms = (stage.clock.micros() - began) as f64 / 1e3;
+    ensure!(read == WAITING, "{read} of {WAITING} messages were there");
+    stores.close().await;
+    Ok(ms)
+}
+
+/// What a folder with so many messages comes to: (start s, catch-up ms, bare reading ms, CPU µs a message).
+async fn measure(stage: &Stage, report: &mut Report, kept: usize) -> Result<[f64; 4]> {
+    let data = stage.folder(&format!("{NAME}-{kept}"))?;
+    fill(stage, &data, kept, (kept / 100).max(100)).await?;
+    let read = bare_read(stage, &data).await?;
+    let began = stage.clock.micros();
+    let server = stage.server_on(NAME, &data, &[lift::QUOTAS, lift::LANES, lift::SOCKETS]).await?;
+    let ready = (stage.clock.micros() - began) as f64 / 1e6;
+    let door = Door::of(&server.listen);
+
+    let (caught, began) = (Watch::new(stage.clock), stage.clock.micros());
+    let catching_up = Phones::connect(&door, stage.phones(&server, [CATCHER])?, Some(caught.clone())).await?;
+    while caught.items.load(Ordering::Relaxed) < WAITING as u64 {
+        tokio::time::sleep(Duration::from_micros(500)).await;
+        ensure!(stage.clock.micros() - began < 30_000_000, "the catch-up did not end");
+    }
+    let caught_up = (stage.clock.micros() - began) as f64 / 1e3;
+    drop(catching_up);
+
+    let (users, watch) = (stage.bench.users.min(kept / 100), Watch::new(stage.clock));
+    let phones = Phones::connect(&door, stage.phones(&server, 0..users)?, Some(watch.clone())).await?;
+    // What waited for these users comes first, and is no message of this load.
+    let waited = (users * (kept / (kept / 100).max(100))) as u64;
+    let until = stage.clock.micros() + 120_000_000;
+    while watch.items.load(Ordering::Relaxed) < waited && stage.clock.micros() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    ensure!(watch.items.swap(0, Ordering::Relaxed) == waited, "not everything that waited came");
+    steady(stage, &server, &watch, RATE, users, Priority::Normal, Duration::from_secs(2)).await?;
+    let (before, items) = (used(server.pid())?.cpu_micros, watch.items.load(Ordering::Relaxed));
+    steady(stage, &server, &watch, RATE, users, Priority::Normal, Duration::from_secs(5)).await?;
+    let items = watch.items.load(Ordering::Relaxed) - items;
+    let cost = (used(server.pid())?.cpu_micros - before) / items.max(1) as f64;
+    closing::close(stage, report, NAME, &server, &watch, 0).await?;
+    drop(phones);
+    server.stop().await;
+    std::fs::remove_dir_all(&data)?;
+    Ok([ready, caught_up, read, cost])
+}
+
+pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
+    let sizes: &[usize] = if stage.bench.long { &[10_000, 1_000_000, 10_000_000] } else { &[10_000, 1_000_000] };
+    let mut points = Vec::new();
+    for kept in sizes {
+        let [ready, caught_up, read, cost] = measure(stage, report, *kept).await?;
+        points.push((*kept as f64, cost));
+        let targets = |f: Figure, first, aim| if *kept >= 1_000_000 { f.targets(first, aim) } else { f };
+        let figure = Figure::new(NAME, format!("start to ready with {kept} messages kept"), ready, "s");
+        report.add(targets(figure, 2.0, 0.5));
+        let figure =
+            Figure::new(NAME, format!("catch-up of {WAITING} messages on connect, {kept} kept"), caught_up, "ms");
+        report.add(targets(figure, 100.0, 20.0).beside("the bare reading of them from history", read));
+    }
+    let what = format!("CPU per message at {RATE:.0} a second, µs");
+    report.curve(Curve { scenario: NAME, what, size: "messages kept", points });
     Ok(())
 }

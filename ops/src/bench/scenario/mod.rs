@@ -1,17 +1,18 @@
-//! The scenarios, in the order they run. Each starts its own server.
+//! The scenarios, in the order they run. Each starts its own server, and accounts for what it sent.
 
+mod closing;
 mod end_to_end;
 mod idle;
 mod kept;
 mod open_loop;
 mod priority;
 mod singles;
+mod sizes;
 
 use anyhow::{Context, Result};
 use futures::future::LocalBoxFuture;
 
 use super::{Report, Stage};
-use crate::child::Server;
 
 /// One scenario.
 type Scenario = for<'a> fn(&'a Stage, &'a mut Report) -> LocalBoxFuture<'a, Result<()>>;
@@ -22,17 +23,20 @@ pub(crate) fn all() -> Vec<(&'static str, Scenario)> {
         ("end-to-end", |stage, report| Box::pin(end_to_end::run(stage, report))),
         ("singles", |stage, report| Box::pin(singles::run(stage, report))),
         ("latency", |stage, report| Box::pin(open_loop::run(stage, report))),
-        ("users", |stage, report| Box::pin(end_to_end::users(stage, report))),
+        ("users", |stage, report| Box::pin(sizes::users(stage, report))),
+        ("lanes", |stage, report| Box::pin(sizes::lanes(stage, report))),
         ("priority", |stage, report| Box::pin(priority::run(stage, report))),
         ("idle", |stage, report| Box::pin(idle::run(stage, report))),
         ("kept", |stage, report| Box::pin(kept::run(stage, report))),
     ]
 }
 
-/// A counter of the server's own metrics, e.g. `esh3ar_store_syncs_total`, over all its labels.
-async fn counter(server: &Server, name: &str) -> Result<f64> {
-    let text = reqwest::get(format!("{}/metrics", server.url())).await?.text().await?;
+/// A value of the server's own metrics, e.g. `esh3ar_store_syncs_total`, summed over its labels, or over those lines that have
+/// this one, e.g. `lane="low"`.
+async fn metric(listen: &str, name: &str, label: &str) -> Result<f64> {
+    let text = reqwest::get(format!("http://{listen}/metrics")).await?.text().await?;
     let lines = text.lines().filter(|l| l.starts_with(name) && l[name.len()..].starts_with(['{', ' ']));
-    let values: Vec<f64> = lines.filter_map(|l| l.rsplit(' ').next()?.parse().ok()).collect();
+    let values: Vec<f64> =
+        lines.filter(|l| l.contains(label)).filter_map(|l| l.rsplit(' ').next()?.parse().ok()).collect();
     (!values.is_empty()).then(|| values.iter().sum()).with_context(|| format!("the server has no metric {name}"))
 }

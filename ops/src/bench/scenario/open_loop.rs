@@ -5,11 +5,15 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use anyhow::Result;
 use parking_lot::Mutex;
+use schemas::Priority;
 
-use super::super::{
-    Report, Stage,
-    load::{Conn, Phones, Watch, content, number},
-    measure::{Figure, Series, bare_syncs, histogram, used},
+use super::{
+    super::{
+        Report, Stage, lift,
+        load::{Conn, Door, Phones, Watch, content, number},
+        measure::{Figure, Series, bare_syncs, histogram, used},
+    },
+    closing,
 };
 use crate::child::Server;
 
@@ -19,9 +23,10 @@ const CONNECTIONS: usize = 256;
 pub(super) async fn steady(
     stage: &Stage,
     server: &Server,
+    watch: &Arc<Watch>,
     rate: f64,
     users: usize,
-    priority: &str,
+    priority: Priority,
     how_long: Duration,
 ) -> Result<hdrhistogram::Histogram<u64>> {
     let times = Arc::new(Mutex::new(histogram()));
@@ -31,8 +36,8 @@ pub(super) async fn steady(
     let start = stage.clock.micros() + 50_000;
     let end = start + how_long.as_micros() as u64;
     for n in 0..connections {
-        let (clock, times, priority) = (stage.clock, times.clone(), priority.to_owned());
-        let mut conn = Conn::open(&server.address(), &stage.business(server)?).await?;
+        let (clock, times, watch, priority) = (stage.clock, times.clone(), watch.clone(), priority.word());
+        let mut conn = Conn::open(&server.listen, &stage.business(server)?).await?;
         people.spawn(async move {
             let mut k = 0u64;
             loop {
@@ -49,6 +54,7 @@ pub(super) async fn steady(
                     "{{\"to\":\"{user}\",\"content\":\"{}\",\"priority\":\"{priority}\"}}",
                     content(meant, 300, k)
                 );
+                watch.sent.fetch_add(1, Ordering::Relaxed);
                 let (status, answer) = conn.post("/v1/messages", "application/json", body.as_bytes()).await?;
                 anyhow::ensure!(status == 202, "{status}: {}", String::from_utf8_lossy(&answer));
                 times.lock().saturating_record((clock.micros().saturating_sub(meant)).max(1));
@@ -66,15 +72,15 @@ pub(super) async fn steady(
 pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     const NAME: &str = "latency";
     let users = stage.bench.users;
-    let mut server = stage.server(NAME, &[]).await?;
-    let pid = server.pid().unwrap_or_default();
-    let watch = Watch::new(stage.clock);
-    let _phones = Phones::connect(&server.address(), stage.phones(&server, users)?, Some(watch.clone())).await?;
-    steady(stage, &server, 2_000.0, users, "normal", Duration::from_secs(2)).await?;
+    let server = stage.server(NAME, &[lift::QUOTAS, lift::LANES]).await?;
+    let (pid, watch) = (server.pid(), Watch::new(stage.clock));
+    let tokens = stage.phones(&server, 0..users)?;
+    let _phones = Phones::connect(&Door::of(&server.listen), tokens, Some(watch.clone())).await?;
+    steady(stage, &server, &watch, 2_000.0, users, Priority::Normal, Duration::from_secs(2)).await?;
 
     // Few messages: what each costs when every one wakes everything.
     let before = (used(pid)?, watch.items.load(Ordering::Relaxed));
-    steady(stage, &server, 1_000.0, users, "normal", stage.duration()).await?;
+    steady(stage, &server, &watch, 1_000.0, users, Priority::Normal, stage.duration()).await?;
     let items = (watch.items.load(Ordering::Relaxed) - before.1).max(1) as f64;
     let cpu = (used(pid)?.cpu_micros - before.0.cpu_micros) / items;
     report.add(Figure::new(NAME, "CPU per delivered message at 1,000 a second", cpu, "µs").targets(300.0, 100.0));
@@ -86,7 +92,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
         tokio::task::spawn_blocking(move || bare_syncs(&folder, clock, how_long, Duration::from_millis(20)))
     };
     let sync = probe(stage.duration());
-    steady(stage, &server, 5_000.0, users, "normal", stage.duration()).await?;
+    steady(stage, &server, &watch, 5_000.0, users, Priority::Normal, stage.duration()).await?;
     let sync_ms = sync.await??.value_at_quantile(0.99) as f64 / 1e3;
     let whole = watch.take();
     let (p50, p99) = (whole.value_at_quantile(0.5) as f64 / 1e3, whole.value_at_quantile(0.99) as f64 / 1e3);
@@ -100,7 +106,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
 
     if let Some(peak) = report.singles_peak {
         let sync = probe(stage.duration());
-        let times = steady(stage, &server, 0.7 * peak, users, "normal", stage.duration()).await?;
+        let times = steady(stage, &server, &watch, 0.7 * peak, users, Priority::Normal, stage.duration()).await?;
         let sync_ms = sync.await??.value_at_quantile(0.99) as f64 / 1e3;
         let p99 = times.value_at_quantile(0.99) as f64 / 1e3;
         report.add(
@@ -109,5 +115,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
                 .beside("bare sync p99 during the load", sync_ms),
         );
     }
-    server.stop().await
+    closing::close(stage, report, NAME, &server, &watch, 0).await?;
+    server.stop().await;
+    Ok(())
 }

@@ -10,10 +10,15 @@ use std::{
 
 use anyhow::Result;
 
-use super::super::{
-    Report, Stage,
-    load::{Conn, Phones, Watch, content, number},
-    measure::{Figure, Series, bare_syncs, histogram},
+use super::{
+    super::{
+        Report, Stage,
+        bare::Bare,
+        lift,
+        load::{Conn, Door, Phones, Watch, content, number},
+        measure::{Figure, Series, bare_syncs, histogram},
+    },
+    closing,
 };
 
 const CONNECTIONS: usize = 256;
@@ -21,15 +26,16 @@ const CONNECTIONS: usize = 256;
 /// How many single posts a second a door takes, and how long each took, µs.
 async fn posts(
     stage: &Stage,
-    address: &str,
+    door: &Door<'_>,
     token: &str,
     users: usize,
+    sent: &Arc<Watch>,
 ) -> Result<(f64, hdrhistogram::Histogram<u64>, Vec<u64>)> {
     let (done, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let mut people = tokio::task::JoinSet::new();
     for n in 0..CONNECTIONS {
-        let (done, over, clock) = (done.clone(), over.clone(), stage.clock);
-        let mut conn = Conn::open(address, token).await?;
+        let (done, over, clock, sent) = (done.clone(), over.clone(), stage.clock, sent.clone());
+        let (mut conn, path) = (Conn::open(door.address, token).await?, door.single);
         people.spawn(async move {
             let (mut times, mut next) = (histogram(), n);
             while !over.load(Ordering::Relaxed) {
@@ -39,7 +45,8 @@ async fn posts(
                     number(next % users),
                     content(now, 300, next as u64)
                 );
-                let (status, answer) = conn.post("/v1/messages", "application/json", body.as_bytes()).await?;
+                sent.sent.fetch_add(1, Ordering::Relaxed);
+                let (status, answer) = conn.post(path, "application/json", body.as_bytes()).await?;
                 anyhow::ensure!(status == 202, "{status}: {}", String::from_utf8_lossy(&answer));
                 times.saturating_record(clock.micros() - now);
                 done.fetch_add(1, Ordering::Relaxed);
@@ -69,20 +76,21 @@ async fn posts(
 pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     const NAME: &str = "singles";
     let users = stage.bench.users;
-    let bare = super::super::report::bare_server()?;
-    let (bare_rate, _, _) = posts(stage, &bare.address, "none", users).await?;
+    let bare = tokio::task::spawn_blocking(Bare::start).await??;
+    let (bare_rate, _, _) = posts(stage, &Door::bare(&bare.address), "none", users, &Watch::new(stage.clock)).await?;
     drop(bare);
 
-    let mut server = stage.server(NAME, &[]).await?;
-    let watch = Watch::new(stage.clock);
-    let _phones = Phones::connect(&server.address(), stage.phones(&server, users)?, Some(watch.clone())).await?;
+    let server = stage.server(NAME, &[lift::QUOTAS, lift::LANES]).await?;
+    let (door, watch) = (Door::of(&server.listen), Watch::new(stage.clock));
+    let _phones = Phones::connect(&door, stage.phones(&server, 0..users)?, Some(watch.clone())).await?;
     let probe = {
         let (folder, clock, how_long) = (stage.bench.folder.clone(), stage.clock, stage.duration());
         tokio::task::spawn_blocking(move || bare_syncs(&folder, clock, how_long, Duration::from_millis(20)))
     };
-    let (rate, times, per_second) = posts(stage, &server.address(), &stage.business(&server)?, users).await?;
+    let (rate, times, per_second) = posts(stage, &door, &stage.business(&server)?, users, &watch).await?;
     let sync = probe.await??;
-    server.stop().await?;
+    closing::close(stage, report, NAME, &server, &watch, 0).await?;
+    server.stop().await;
     let allowed = 0.6 * CONNECTIONS as f64 / (sync.value_at_quantile(0.5) as f64 / 1e6);
     report.add(
         Figure::new(NAME, "single POSTs a second, 256 connections, delivery running", rate, "/s")

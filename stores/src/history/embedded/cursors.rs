@@ -25,8 +25,8 @@ use super::{
     tables::{Tables, decode, pair, put, strange},
 };
 
-/// How long a move may wait: a tenth of a second is a few messages of a busy device.
-const LINGER: Duration = Duration::from_millis(100);
+/// How long a move may wait: half a second is a few messages of a busy device, and then one row for all of them.
+const LINGER: Duration = Duration::from_millis(500);
 /// Devices whose moves wait at once; past that they are written before more are taken.
 const WAITING: usize = 20_000;
 
@@ -78,7 +78,7 @@ impl Moves {
             return Ok(());
         }
         let writes = moved.iter().map(|(key, cursor)| put(&self.tables.cursors, &key[..], cursor)).collect();
-        self.tables.engine.write(writes).await?;
+        self.tables.engine.write_along(writes).await?;
         let mut waiting = self.waiting.lock();
         for (key, cursor) in moved {
             // What moved on meanwhile waits for the next flush.

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use schemas::{
-    Fact, MessageId, Position, State, Status,
+    Fact, Inbox, Kind, MessageId, Position, State, Status,
     fact::Past,
-    port::{Facts, PortResult, Settled},
+    port::{Entry, Facts, PortResult, Settled},
 };
 
 use super::{
@@ -21,6 +21,9 @@ use crate::embedded::Write;
 pub(super) fn counts_as_unread(state: &State) -> bool {
     state.status() != Status::Read && !state.is_withdrawn()
 }
+
+/// Ledgers that are being written back, by their inboxes.
+type Ledgers = HashMap<Vec<u8>, Ledger>;
 
 /// A message whose facts are being merged.
 struct Merging {
@@ -55,14 +58,17 @@ impl Tables {
             message.grew |= !told;
             settled.push(Settled { changed, state: message.state.clone() });
         }
-        let mut ledgers = HashMap::<Vec<u8>, Ledger>::new();
+        let mut ledgers = Ledgers::new();
         for message in &merging {
             if message.grew {
                 writes.push(put(&self.states, keys::id(message.id), &message.state));
             }
             let unread = counts_as_unread(&message.state);
             if unread != message.unread {
-                self.count(message.id, unread, &mut ledgers)?;
+                // Without a place it was never counted as written.
+                if let Some(Place::Placed { inbox, notice: true, .. }) = self.place(message.id)? {
+                    self.count(&inbox, unread, &mut ledgers)?;
+                }
             }
         }
         writes.extend(ledgers.iter().map(|(inbox, ledger)| put(&self.ledgers, &inbox[..], ledger)));
@@ -73,11 +79,30 @@ impl Tables {
         Ok((settled, writes))
     }
 
+    /// The states of entries that have ended before they are recorded.
+    pub(super) fn end<'a>(&self, ended: impl Iterator<Item = &'a Entry>, writes: &mut Vec<Write>) -> PortResult<()> {
+        let mut ledgers = Ledgers::new();
+        for entry in ended {
+            let (id, mut state) = (entry.message.id, self.state(entry.message.id)?);
+            // Recorded before: it is counted, and by what was known of it then.
+            let placed = matches!(self.place(id)?, Some(Place::Placed { .. }));
+            let before = !placed || counts_as_unread(&state);
+            if let Some(past) = entry.end.as_ref().filter(|past| !state.past.contains(past)) {
+                state.merge(past.clone());
+                writes.push(put(&self.states, keys::id(id), &state));
+            }
+            let unread = counts_as_unread(&state);
+            if unread != before && matches!(entry.message.kind, Kind::OneWay) {
+                self.count(&entry.inbox, unread, &mut ledgers)?;
+            }
+        }
+        writes.extend(ledgers.iter().map(|(inbox, ledger)| put(&self.ledgers, &inbox[..], ledger)));
+        Ok(())
+    }
+
     /// A message is unread no more, or again (a late acknowledgement corrects a failure).
-    fn count(&self, id: MessageId, unread: bool, ledgers: &mut HashMap<Vec<u8>, Ledger>) -> PortResult<()> {
-        // Without a place it was never counted as written.
-        let Some(Place::Placed { inbox, notice: true, .. }) = self.place(id)? else { return Ok(()) };
-        let key = keys::inbox(&inbox);
+    fn count(&self, inbox: &Inbox, unread: bool, ledgers: &mut Ledgers) -> PortResult<()> {
+        let key = keys::inbox(inbox);
         let ledger = match ledgers.get_mut(&key) {
             Some(ledger) => ledger,
             None => {
@@ -98,7 +123,8 @@ impl Facts for EmbeddedHistory {
         }
         let _turns = self.turns.take(facts.iter().map(|fact| fact.inbox.partition)).await;
         let (settled, writes) = self.tables.merge(facts)?;
-        self.tables.engine.write(writes).await?;
+        // Whoever acknowledged has gone on; what waits for this is told a moment later.
+        self.tables.engine.write_along(writes).await?;
         Ok(settled)
     }
 

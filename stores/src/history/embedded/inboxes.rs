@@ -31,7 +31,9 @@ impl EmbeddedHistory {
     fn batch(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<Batch> {
         let tables = &*self.tables;
         let mut batch = Batch { writes: Vec::with_capacity(2 * entries.len() + 3), ..Batch::default() };
-        for entry in entries {
+        // A sender's own copy is not where a message is found by its id.
+        let own = |entry: &&Entry| entry.inbox.user == entry.message.to;
+        for entry in entries.iter().filter(own) {
             let notice = Head::of(entry).notice;
             let place = Place::Placed { inbox: entry.inbox.clone(), position: entry.position, notice };
             batch.writes.push(put(&tables.places, keys::id(entry.message.id), &place));
@@ -40,7 +42,7 @@ impl EmbeddedHistory {
             let at = keys::entry(&keys::inbox(&entry.inbox), entry.position);
             batch.writes.push(put(&tables.entries, at, &(Head::of(entry), &entry.message)));
         }
-        batch.kept += entries.len() as i64;
+        batch.kept += entries.iter().filter(own).count() as i64;
         for due in &schedule.add {
             self.schedule(due, &mut batch)?;
         }
@@ -188,16 +190,15 @@ impl Tables {
 #[async_trait]
 impl Inboxes for EmbeddedHistory {
     async fn take_over(&self, partitions: &[Partition]) -> PortResult<Vec<Epoch>> {
-        let _alone = self.rare.lock().await;
-        let (mut epochs, mut writes) = (Vec::with_capacity(partitions.len()), Vec::with_capacity(partitions.len()));
-        for partition in partitions {
-            let key = keys::epoch(*partition);
-            let before: Epoch = self.tables.get(&self.tables.meta, &key)?.unwrap_or_default();
-            let epoch = Epoch(before.0.saturating_add(1));
-            writes.push(put(&self.tables.meta, key, &epoch));
-            epochs.push(epoch);
-        }
-        self.tables.engine.write(writes).await?;
+        let (epochs, pending) = {
+            let _line = self.line.lock().await;
+            let (epochs, writes) = self.fence.next(&self.tables, partitions);
+            let room = self.tables.engine.room(weight(&writes)).await?;
+            let pending = self.tables.engine.submit_in(room, writes)?;
+            self.fence.raise(partitions, &epochs);
+            (epochs, pending)
+        };
+        pending.wait().await?;
         Ok(epochs)
     }
 
@@ -210,20 +211,43 @@ impl Inboxes for EmbeddedHistory {
     }
 
     async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
-        if entries.is_empty() && schedule.add.is_empty() && schedule.done.is_empty() {
+        let rows = schedule.add.len() + schedule.done.len() + schedule.conversations.len();
+        if entries.is_empty() && rows == 0 {
             return Ok(());
         }
-        let pending = {
+        // What has ended already brings its state with it, and its turn is over when that can be read.
+        let (pending, moves, _turns) = {
             let _line = self.line.lock().await;
-            let Batch { writes, kept, due } = self.batch(entries, schedule)?;
+            self.fence.check(entries, schedule)?;
+            let ended = || entries.iter().filter(|entry| entry.end.is_some());
+            let turns = self.turns.take(ended().map(|entry| entry.inbox.partition)).await;
+            let Batch { mut writes, kept, due } = self.batch(entries, schedule)?;
+            self.tables.end(ended(), &mut writes)?;
+            let now = self.clock.mono();
+            let (threads, moves) = self.threads.plan(&self.tables, schedule, now)?;
+            writes.extend(threads);
             self.rounds.note(entries);
             let submitted = match self.tables.engine.room(weight(&writes)).await {
-                Ok(room) => self.tables.engine.submit_in(room, writes),
+                // A message waits for its place; rows of the due-table alone wait for nobody.
+                Ok(room) => {
+                    let along = entries.is_empty() && schedule.conversations.is_empty();
+                    let before = self.threads.apply(&moves, now);
+                    let room = if along { room.along() } else { room };
+                    match self.tables.engine.submit_in(room, writes) {
+                        Ok(pending) => Ok(pending),
+                        Err(why) => {
+                            self.threads.undo(before);
+                            Err(why)
+                        }
+                    }
+                }
                 Err(why) => Err(why),
             };
-            submitted.inspect_err(|_| self.sizes.add(-kept, -due))?
+            (submitted.inspect_err(|_| self.sizes.add(-kept, -due))?, moves, turns)
         };
-        pending.wait().await
+        pending.wait().await?;
+        self.threads.done(&moves);
+        Ok(())
     }
 
     async fn due(&self, partition: Partition, now: Timestamp, limit: usize) -> PortResult<Vec<Due>> {

@@ -215,6 +215,11 @@ pub(super) fn epoch(partition: Partition) -> Vec<u8> {
     tagged(b'e', &partition.0.to_be_bytes())
 }
 
+/// Reads [`epoch`] back.
+pub(super) fn parse_epoch(key: &[u8]) -> Option<Partition> {
+    key.get(1..)?.try_into().ok().map(|bytes| Partition(u16::from_be_bytes(bytes)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,10 +4,10 @@
 //! a partition are visited in rounds ([`Rounds`]), one seek each; what nobody has received stops the removal of its inbox
 //! until it is settled, and the next call visits that inbox again.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemas::{
-    Message, MessageId, Partition, Timestamp,
+    ConversationId, Message, MessageId, Partition, Sender, Timestamp,
     port::{BroadcastState, Placed, PortResult},
 };
 
@@ -36,6 +36,8 @@ struct Sweep {
     next: Vec<u8>,
     /// The oldest entry met that stays.
     oldest: Option<Timestamp>,
+    /// What goes of conversations.
+    gone: BTreeMap<ConversationId, (u64, u64, u64)>,
 }
 
 impl EmbeddedHistory {
@@ -51,6 +53,8 @@ impl EmbeddedHistory {
                 sweep.inboxes(tables, partition, before, &begin)?;
             }
             sweep.broadcasts(tables, before)?;
+            let gone = std::mem::take(&mut sweep.gone);
+            sweep.writes.extend(tables.gone_rows(gone));
             Ok(sweep)
         };
         // Always on a thread for long scans: it seeks through many inboxes.
@@ -58,7 +62,7 @@ impl EmbeddedHistory {
         if !writes.is_empty() {
             self.sizes.add(-removed, -due);
             writes.push(self.sizes.row(&self.tables));
-            self.tables.engine.write(writes).await.inspect_err(|_| self.sizes.add(removed, due))?;
+            self.tables.engine.write_along(writes).await.inspect_err(|_| self.sizes.add(removed, due))?;
         }
         if visits {
             self.rounds.end(partition, next, oldest);
@@ -147,7 +151,17 @@ impl Sweep {
             self.left -= 1;
             let (_, message): (Head, Arc<Message>) = decode(&tables.entries, &value)?;
             let state = tables.state(message.id)?;
-            if !state.status().is_settled() {
+            // In chat a copy, and what one did for one's own other devices, waits for nobody's answer.
+            let of = message.kind.conversation().and_then(|_| keys::parse_inbox(inbox));
+            let is_copy = of.as_ref().is_some_and(|of| of.user != message.to);
+            let own = is_copy || of.is_some_and(|of| message.from == Sender::User(of.user.party));
+            if own && oldest.is_none() {
+                self.writes.push(remove(&tables.entries, &at[..]));
+                if !is_copy {
+                    self.message(tables, partition, &message)?;
+                }
+                (ledger.gone, ledger.gone_one_way) = (position, head.one_way);
+            } else if !own && !state.status().is_settled() {
                 let inbox = keys::parse_inbox(inbox).ok_or_else(|| strange(&tables.entries))?;
                 let Head { prev, recorded_at, .. } = head;
                 oldest = oldest.or(Some(recorded_at));
@@ -171,6 +185,9 @@ impl Sweep {
     fn message(&mut self, tables: &Tables, partition: Partition, message: &Message) -> PortResult<()> {
         self.forget(tables, message.id);
         self.removed += 1;
+        if message.kind.conversation().is_some() {
+            tables.unsay(message, &mut self.gone, &mut self.writes)?;
+        }
         if let Some(expires_at) = message.expires_at {
             let due = keys::due(partition, expires_at, message.id, keys::Kind::Expire);
             if tables.due.contains_key(&due).map_err(unread)? {

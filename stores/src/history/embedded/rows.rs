@@ -43,7 +43,7 @@ impl Head {
 
     pub(super) fn entry(self, inbox: Inbox, position: Position, message: Arc<Message>) -> Entry {
         let Self { prev, one_way, recorded_at, .. } = self;
-        Entry { inbox, position, prev, one_way, recorded_at, message }
+        Entry { inbox, position, prev, one_way, recorded_at, message, end: None }
     }
 }
 

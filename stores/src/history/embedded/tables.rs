@@ -29,13 +29,15 @@ pub(super) struct Tables {
     pub(super) dead: Keyspace,
     pub(super) broadcasts: Keyspace,
     pub(super) meta: Keyspace,
+    pub(super) talks: Keyspace,
+    pub(super) said: Keyspace,
 }
 
 impl Tables {
     pub(super) fn open(engine: Engine) -> Result<Self, OpenError> {
         let rows = |name| engine.keyspace(name, Shape::Rows);
         Ok(Self {
-            entries: rows("history.entries")?,
+            entries: engine.keyspace("history.entries", Shape::Bodies)?,
             places: rows("history.places")?,
             states: rows("history.states")?,
             ledgers: rows("history.ledgers")?,
@@ -44,6 +46,8 @@ impl Tables {
             dead: rows("history.dead")?,
             broadcasts: rows("history.broadcasts")?,
             meta: rows("history.meta")?,
+            talks: rows("history.conversations")?,
+            said: rows("history.turns")?,
             engine,
         })
     }

@@ -143,6 +143,9 @@ fn admit(log: &Log, append: &Append, space: Space) -> PortResult<usize> {
 /// Gives a job its offsets and its place.
 async fn submit(log: &Arc<Log>, job: Job, appended_at: Timestamp) -> PortResult<(Told, Answers)> {
     let room = log.engine.room(job.bytes).await?;
+    // A sender waits for a message in a lane; what the flow itself appends follows work that is done.
+    let urgent = job.drafts.iter().any(|(draft, _)| matches!(draft.at.topic, Topic::Lane(_)));
+    let room = if urgent { room } else { room.along() };
     let (tell, told) = oneshot::channel();
     let mut answers = Vec::with_capacity(job.drafts.iter().map(|(draft, _)| draft.calls.len()).sum());
     let mut writes = Vec::with_capacity(job.drafts.len());

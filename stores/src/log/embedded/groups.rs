@@ -150,7 +150,7 @@ impl Groups {
             value: offset.0.to_be_bytes().to_vec().into(),
         };
         // Under the lock, so that what is read as committed is what stands last on disk.
-        drop(engine.submit_in(room, offsets.iter().map(write).collect())?);
+        drop(engine.submit_in(room.along(), offsets.iter().map(write).collect())?);
         for (index, _, offset) in offsets {
             state.committed[*index] = Some(offset.0);
         }

@@ -184,35 +184,3 @@ async fn what_is_kept_in_memory_is_bounded() {
         assert_eq!(log.read(at(partition), Offset(0), MANY).await.unwrap().len(), 50);
     }
 }
-
-/// How long opening takes; a measurement, so it is run by hand: `cargo test -p esh3ar-stores -- --ignored million`.
-#[tokio::test]
-#[ignore = "a measurement"]
-#[allow(clippy::disallowed_methods)]
-async fn a_million_records_open_in_half_a_second() {
-    let dir = tempfile::tempdir().unwrap();
-    let limits = StoreLimits { partitions: 24, ..limits() };
-    let (engine, log) = open(dir.path(), &limits, &clock());
-    let begun = std::time::Instant::now();
-    for call in 0..1_000u64 {
-        let records = (0..1_000).map(|n| record(at(((call + n) % 24) as u16), vec![n as u8; 300])).collect();
-        assert!(log.append(records).await.iter().all(Result::is_ok));
-        if call % 100 == 0 {
-            log.retain(Timestamp(1_700_000_000_000)).await.unwrap();
-        }
-    }
-    println!("appended in {:?}", begun.elapsed());
-    drop(log);
-    engine.close().await;
-    drop(engine);
-    let begun = std::time::Instant::now();
-    let (_engine, log) = open(dir.path(), &limits, &clock());
-    let took = begun.elapsed();
-    println!("opened in {took:?}");
-    let mut count = 0;
-    for partition in 0..24 {
-        count += log.bounds(at(partition)).await.unwrap().1.0;
-    }
-    assert_eq!(count, 1_000_000);
-    assert!(took.as_millis() < 500, "{took:?}");
-}

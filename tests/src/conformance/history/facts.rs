@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 use schemas::{
-    DeviceId, Fact, Inbox, MessageId, Reason, State, Status, Timestamp, What,
-    port::{Entry, History},
+    DeviceId, Fact, Inbox, MessageId, Position, Reason, State, Status, Timestamp, What,
+    fact::Past,
+    port::{Entry, History, Order, Schedule},
     tier::Attempt,
 };
 
@@ -160,4 +161,65 @@ pub async fn what_was_withdrawn_is_not_unread(bed: &mut dyn Installation) {
     assert_eq!(unread(&*history, &inbox).await, 3);
     history.settle(&[late, fact(&written[0], What::Read, 6)]).await.unwrap();
     assert_eq!(unread(&*history, &inbox).await, 2);
+}
+
+/// The entry with how it ended.
+fn ended(entry: &Entry) -> Entry {
+    Entry { end: Some(Past::from(&fact(entry, What::Failed(Reason::Dropped), 0))), ..entry.clone() }
+}
+
+/// What a function dropped has its entry and its end in one write: a reader of that very moment passes over it.
+pub async fn what_ended_before_it_was_recorded_is_never_seen_without_its_end(bed: &mut dyn Installation) {
+    let (history, inbox) = (bed.history(), inbox(&tenant(), 1));
+    let written = entries(&inbox, 240);
+    let given: Vec<_> =
+        written.iter().map(|entry| if entry.position.n % 3 == 0 { ended(entry) } else { entry.clone() }).collect();
+    let nothing = Schedule::default();
+    let writing = futures::future::join_all(given.chunks(4).map(|call| history.record(call, &nothing)));
+    let reading = async {
+        let mut seen = 0;
+        while seen < written.len() {
+            let span = history.read(&inbox, Position::START, 1_000).await.unwrap();
+            assert!(span.entries.iter().all(|(entry, state)| state.is_withdrawn() == (entry.position.n % 3 == 0)));
+            seen = span.entries.len();
+            assert_eq!(entries_of(span), written[..seen], "the state says it, and the entry does not");
+            let page = history.one_way(&inbox, Order::Newest, None, 9).await.unwrap();
+            assert!(page.rows.iter().all(|(entry, state)| state.is_withdrawn() == (entry.position.n % 3 == 0)));
+            tokio::task::yield_now().await;
+        }
+    };
+    let (outcomes, ()) = futures::join!(writing, reading);
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert_eq!(unread(&*history, &inbox).await, 160);
+    let ids = [written[2].message.id, written[0].message.id];
+    drop(history);
+    bed.crash().await;
+    let history = bed.history();
+    let found = history.messages(&ids).await.unwrap();
+    let reasons: Vec<_> = found.into_iter().map(|placed| placed.unwrap().state.reason()).collect();
+    assert_eq!(reasons, [Some(Reason::Dropped), None]);
+    assert_eq!(history.states(&ids).await.unwrap()[0].past, [ended(&written[2]).end.unwrap()]);
+    assert_eq!(unread(&*history, &inbox).await, 160);
+}
+
+/// Recorded twice, told once more as a fact, or told before it was recorded: it is one message that is not unread, until
+/// somebody says that it was received after all.
+pub async fn an_end_is_counted_once_whatever_comes_before_and_after(bed: &mut dyn Installation) {
+    let (history, inbox) = (bed.history(), inbox(&tenant(), 1));
+    let written = entries(&inbox, 4);
+    let early = placeless(&written[1].message, &inbox, What::Failed(Reason::Dropped), 0);
+    history.settle(&[early]).await.unwrap();
+    let given = [written[0].clone(), ended(&written[1]), ended(&written[2]), written[3].clone()];
+    for again in [&given[..], &given[1..3], &given[..2]] {
+        record(&*history, again).await;
+        assert_eq!(unread(&*history, &inbox).await, 2);
+    }
+    let told = fact(&written[2], What::Failed(Reason::Dropped), 0);
+    assert!(!history.settle(&[told]).await.unwrap()[0].changed);
+    assert_eq!(unread(&*history, &inbox).await, 2);
+    let late = fact(&written[2], What::Delivered, 9);
+    history.settle(&[late]).await.unwrap();
+    record(&*history, &given).await;
+    assert_eq!(unread(&*history, &inbox).await, 3);
+    assert_eq!(history.states(&[written[2].message.id]).await.unwrap()[0].status(), Status::Delivered);
 }

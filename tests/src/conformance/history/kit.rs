@@ -71,7 +71,8 @@ pub fn message(to: &Inbox) -> Message {
 
 /// An entry after another; `one_way` counts on from it.
 pub fn entry(inbox: &Inbox, position: Position, prev: Position, one_way: u64, message: Message) -> Entry {
-    Entry { inbox: inbox.clone(), position, prev, one_way, recorded_at: NOON, message: Arc::new(message) }
+    let (inbox, message) = (inbox.clone(), Arc::new(message));
+    Entry { inbox, position, prev, one_way, recorded_at: NOON, message, end: None }
 }
 
 /// So many one-way entries from the start on, with new messages.

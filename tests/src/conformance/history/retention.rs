@@ -28,7 +28,7 @@ async fn partition(history: &dyn History, number: u16) -> Partition {
 }
 
 /// Calls until nothing more is found, settling what was not received as its owner would. Says what was returned.
-async fn sweep(history: &dyn History, partition: Partition, before: Timestamp, limit: usize) -> Vec<Placed> {
+pub(super) async fn sweep(history: &dyn History, partition: Partition, before: Timestamp, limit: usize) -> Vec<Placed> {
     let (mut all, mut quiet) = (Vec::new(), 0);
     while quiet < 3 {
         let kept = history.sizes().await.unwrap().0;

@@ -19,7 +19,7 @@ async fn partition(history: &dyn History, number: u16) -> Partition {
         if old.is_empty() {
             return partition;
         }
-        history.record(&[], &Schedule { add: vec![], done: old }).await.unwrap();
+        history.record(&[], &Schedule { done: old, ..Schedule::default() }).await.unwrap();
     }
 }
 
@@ -29,7 +29,7 @@ fn send(partition: Partition, message: &Message, ms: i64) -> Due {
 }
 
 async fn add(history: &dyn History, add: Vec<Due>) {
-    history.record(&[], &Schedule { add, done: vec![] }).await.unwrap();
+    history.record(&[], &Schedule { add, ..Schedule::default() }).await.unwrap();
 }
 
 fn ids(rows: &[Due]) -> Vec<MessageId> {
@@ -78,7 +78,7 @@ pub async fn due_rows_come_in_time_order_and_apart_by_partition(bed: &mut dyn In
     assert_eq!(history.due(here, now, 2).await.unwrap(), rows[..2]);
     assert_eq!(history.due(here, Timestamp(NOON.0 + 9), 100).await.unwrap(), rows[..1]);
     assert_eq!(history.due(there, now, 100).await.unwrap().len(), 1);
-    let done = Schedule { add: vec![], done: rows[..3].to_vec() };
+    let done = Schedule { done: rows[..3].to_vec(), ..Schedule::default() };
     history.record(&[], &done).await.unwrap();
     assert_eq!(history.due(here, now, 100).await.unwrap(), rows[3..5]);
     history.record(&[], &done).await.unwrap();
@@ -92,7 +92,7 @@ pub async fn a_sent_one_gets_its_place_and_does_not_come_up_again(bed: &mut dyn 
     let due = send(inbox.partition, &message, 0);
     add(&*bed.history(), vec![due.clone()]).await;
     let placed = entry(&inbox, at(1), Position::START, 1, message.clone());
-    let done = Schedule { add: vec![], done: vec![due.clone()] };
+    let done = Schedule { done: vec![due.clone()], ..Schedule::default() };
     bed.history().record(std::slice::from_ref(&placed), &done).await.unwrap();
     for round in 0..3 {
         let history = bed.history();
@@ -117,7 +117,7 @@ pub async fn a_cancelled_one_is_still_found_by_its_id(bed: &mut dyn Installation
     let due = send(inbox.partition, &message, 5_000);
     add(&*bed.history(), vec![due.clone()]).await;
     bed.history().settle(&[placeless(&message, &inbox, What::Failed(Reason::Cancelled), 10)]).await.unwrap();
-    let done = Schedule { add: vec![], done: vec![due.clone()] };
+    let done = Schedule { done: vec![due.clone()], ..Schedule::default() };
     bed.history().record(&[], &done).await.unwrap();
     bed.restart().await;
     let history = bed.history();
@@ -136,13 +136,13 @@ pub async fn expiry_comes_up_when_it_is_due(bed: &mut dyn Installation) {
     let id = written[0].message.id;
     let kind = DueKind::Expire { id, inbox: inbox.clone(), position: at(1) };
     let due = Due { partition: inbox.partition, at: NOON, id, kind };
-    let schedule = Schedule { add: vec![due.clone()], done: vec![] };
+    let schedule = Schedule { add: vec![due.clone()], ..Schedule::default() };
     bed.history().record(&written, &schedule).await.unwrap();
     bed.restart().await;
     let history = bed.history();
     assert!(history.due(inbox.partition, Timestamp(NOON.0 - 1), 10).await.unwrap().is_empty());
     assert_eq!(history.due(inbox.partition, NOON, 10).await.unwrap(), std::slice::from_ref(&due));
-    history.record(&[], &Schedule { add: vec![], done: vec![due] }).await.unwrap();
+    history.record(&[], &Schedule { done: vec![due], ..Schedule::default() }).await.unwrap();
     assert!(history.due(inbox.partition, NOON, 10).await.unwrap().is_empty());
     assert_eq!(whole(&*history, &inbox).await, written, "the entry itself stays");
 }

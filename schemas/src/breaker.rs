@@ -1,8 +1,8 @@
 //! The breaker: who failed too often is left alone for a while, so that its trouble stays its own (R6.2, invariant 12).
-//! Five failures in a row, or half of a window's calls, open it for 30 s; then one call may try. Pure: time is an
-//! argument, nothing is called from here.
+//! Five failures in a row, or half of a window's calls, open it for its time; then one call may try. Pure: time is an
+//! argument, nothing is called from here. Used by who calls: `sinks` for nodes and notices, `pipeline` for what it rests on.
 
-use schemas::{Millis, limits::SinkLimits};
+use crate::{limits::SinkLimits, time::Millis};
 
 /// When a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +141,11 @@ impl Breaker {
             return Change::Opened;
         }
         Change::None
+    }
+
+    /// Whether calls are refused, or one is trying for all.
+    pub fn is_open(&self) -> bool {
+        self.state != State::Closed
     }
 
     fn become_state(&mut self, state: State) {

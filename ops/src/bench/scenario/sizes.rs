@@ -1,0 +1,47 @@
+//! Whether a message costs more with many users than with few, and in three lanes than in one: peaks at each size.
+
+use anyhow::Result;
+use schemas::Priority;
+
+use super::{
+    super::{Report, Stage, measure::Figure},
+    end_to_end::{Peak, curve, peak},
+};
+
+/// Users that are connected and sent to.
+const USERS: [usize; 4] = [100, 1_000, 7_500, 15_000];
+
+fn add(report: &mut Report, scenario: &'static str, size: &'static str, peaks: &[(f64, Peak)]) {
+    for (n, peak) in peaks {
+        let name = format!(
+            "CPU per message at peak, {n} {size} ({:.1} items a frame, {:.2} acknowledgements each)",
+            peak.per_frame, peak.acks
+        );
+        report.add(Figure::new(scenario, name, peak.cpu_micros, "µs"));
+    }
+    for curve in curve(scenario, size, peaks) {
+        report.curve(curve);
+    }
+}
+
+/// By users.
+pub(crate) async fn users(stage: &Stage, report: &mut Report) -> Result<()> {
+    const NAME: &str = "users";
+    let mut peaks = Vec::new();
+    for users in USERS {
+        peaks.push((users as f64, peak(stage, report, NAME, users, &[Priority::Normal]).await?));
+    }
+    add(report, NAME, "users", &peaks);
+    Ok(())
+}
+
+/// By lanes.
+pub(crate) async fn lanes(stage: &Stage, report: &mut Report) -> Result<()> {
+    const NAME: &str = "lanes";
+    let mut peaks = Vec::new();
+    for lanes in [&[Priority::Normal][..], &Priority::ALL[..]] {
+        peaks.push((lanes.len() as f64, peak(stage, report, NAME, stage.bench.users, lanes).await?));
+    }
+    add(report, NAME, "lanes", &peaks);
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! A history that two processes write to: with takeovers, and late owners that are refused, or left aside where it is told to
+//! be a store that cannot know in time. An inbox is a chain; where it forks the newest owner's entry stands.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use schemas::{
+    BroadcastId, Cursor, DeviceId, Epoch, Fact, Inbox, MessageId, Partition, Phone, Position, State, Timestamp, UserId,
+    fact::Past,
+    port::*,
+};
+
+use super::Ice;
+use crate::memory::MemoryHistory;
+
+#[derive(Default)]
+struct Kept {
+    epochs: BTreeMap<Partition, Epoch>,
+    inboxes: BTreeMap<Inbox, BTreeMap<Position, Entry>>,
+    due: Vec<Due>,
+    states: BTreeMap<MessageId, State>,
+}
+
+impl Kept {
+    /// What a reader sees.
+    fn chain(&self, inbox: &Inbox) -> Vec<&Entry> {
+        let Some(entries) = self.inboxes.get(inbox) else { return Vec::new() };
+        let (mut chain, mut at) = (Vec::<&Entry>::new(), Position::START);
+        // Of several that follow the same entry the newest owner's stands.
+        while let Some(next) = entries.values().filter(|entry| entry.prev == at).max_by_key(|entry| entry.position) {
+            chain.push(next);
+            at = next.position;
+        }
+        chain
+    }
+
+    fn find(&self, id: MessageId) -> Option<&Entry> {
+        let all = self.inboxes.iter().filter(|(_, entries)| entries.values().any(|entry| entry.message.id == id));
+        all.flat_map(|(inbox, _)| self.chain(inbox)).find(|entry| entry.message.id == id)
+    }
+}
+
+/// The store, as one process sees it.
+#[derive(Clone)]
+pub(super) struct Store {
+    kept: Arc<Mutex<Kept>>,
+    rest: Arc<MemoryHistory>,
+    talks: Arc<Talks>,
+    ice: Ice,
+    strict: bool,
+    /// Every so many writes fail; 0: none.
+    faults: usize,
+    writes: Arc<AtomicUsize>,
+}
+
+impl Store {
+    pub(super) fn new(strict: bool, faults: usize) -> Self {
+        let (kept, rest, talks, writes) = Default::default();
+        Self { kept, rest, talks, ice: Ice::new(), strict, faults, writes }
+    }
+
+    pub(super) fn of(&self, ice: Ice) -> Self {
+        Self { ice, ..self.clone() }
+    }
+
+    pub(super) fn has(&self, id: MessageId) -> bool {
+        let kept = self.kept.lock();
+        kept.find(id).is_some() || kept.due.iter().any(|due| due.id == id)
+    }
+
+    pub(super) fn due_rows(&self) -> usize {
+        self.kept.lock().due.len()
+    }
+
+    pub(super) fn chains(&self) -> Vec<(Inbox, Vec<Entry>)> {
+        let kept = self.kept.lock();
+        kept.inboxes.keys().map(|inbox| (inbox.clone(), kept.chain(inbox).into_iter().cloned().collect())).collect()
+    }
+}
+
+#[async_trait]
+impl Inboxes for Store {
+    async fn take_over(&self, partitions: &[Partition]) -> PortResult<Vec<Epoch>> {
+        self.ice.thawed().await;
+        let mut kept = self.kept.lock();
+        let mut raise = |p: &Partition| {
+            let epoch = kept.epochs.entry(*p).or_default();
+            epoch.0 += 1;
+            *epoch
+        };
+        Ok(partitions.iter().map(&mut raise).collect())
+    }
+    async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
+        self.ice.thawed().await;
+        let tails = {
+            let kept = self.kept.lock();
+            let tail = |inbox| kept.chain(inbox).last().map_or(Tail::default(), |e| Tail { position: e.position, one_way: e.one_way });
+            inboxes.iter().map(tail).collect()
+        };
+        self.ice.thawed().await;
+        Ok(tails)
+    }
+    async fn known(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Known>>> {
+        self.ice.thawed().await;
+        let known = {
+            let kept = self.kept.lock();
+            let one = |id: &MessageId| {
+                let at = |e: &Entry| Known { fingerprint: e.message.fingerprint, position: Some(e.position) };
+                let due = || kept.due.iter().find(|due| due.id == *id).map(|_| Known { fingerprint: [0; 16], position: None });
+                kept.find(*id).map(at).or_else(due)
+            };
+            ids.iter().map(one).collect()
+        };
+        self.ice.thawed().await;
+        Ok(known)
+    }
+    async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+        self.ice.thawed().await;
+        let turn = self.writes.fetch_add(1, Ordering::SeqCst);
+        let fails = self.faults > 0 && turn % self.faults == self.faults - 1;
+        if fails && turn % 2 == 0 {
+            return Err(PortError::Unavailable("away".into()));
+        }
+        {
+            let mut kept = self.kept.lock();
+            let of = entries.iter().map(|entry| (entry.inbox.partition, entry.position.epoch));
+            let late = of.chain(schedule.epochs.iter().copied()).any(|(p, epoch)| kept.epochs.get(&p).is_some_and(|last| epoch < *last));
+            if late && self.strict {
+                return Err(PortError::Fenced("overtaken".into()));
+            }
+            for entry in entries {
+                kept.inboxes.entry(entry.inbox.clone()).or_default().insert(entry.position, entry.clone());
+            }
+            if !late {
+                kept.due.retain(|due| !schedule.done.contains(due));
+                for due in &schedule.add {
+                    if !kept.due.contains(due) {
+                        kept.due.push(due.clone());
+                    }
+                }
+            }
+        }
+        self.ice.thawed().await;
+        if fails { Err(PortError::Unknown("perhaps".into())) } else { Ok(()) }
+    }
+    async fn due(&self, partition: Partition, now: Timestamp, limit: usize) -> PortResult<Vec<Due>> {
+        self.ice.thawed().await;
+        let mut due = self.kept.lock().due.clone();
+        due.sort_by_key(|due| (due.at, due.id));
+        Ok(due.into_iter().filter(|due| due.partition == partition && due.at <= now).take(limit).collect())
+    }
+    async fn read(&self, _: &Inbox, _: Position, _: usize) -> PortResult<Span> {
+        Ok(Span { entries: Vec::new(), passed_by_retention: false })
+    }
+    async fn messages(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Placed>>> {
+        self.ice.thawed().await;
+        let kept = self.kept.lock();
+        let one = |id: &MessageId| {
+            let state = kept.states.get(id).cloned().unwrap_or_default();
+            let placed = |message: &Arc<schemas::Message>, inbox, position, prev| {
+                let (message, recorded_at, state) = (message.clone(), Timestamp(0), state.clone());
+                Placed { message, inbox, position, prev, recorded_at, state }
+            };
+            let entry = kept.find(*id).map(|e| placed(&e.message, e.inbox.clone(), Some(e.position), e.prev));
+            entry.or_else(|| {
+                kept.due.iter().filter(|due| due.id == *id).find_map(|due| match &due.kind {
+                    DueKind::Send(message) => Some(placed(message, message.inbox(super::PARTITIONS), None, Position::START)),
+                    DueKind::Expire { .. } => None,
+                })
+            })
+        };
+        Ok(ids.iter().map(one).collect())
+    }
+    async fn one_way(&self, _: &Inbox, _: Order, _: Option<Position>, _: usize) -> PortResult<Page<(Entry, State), Position>> {
+        Ok(Page { rows: Vec::new(), next: None })
+    }
+    async fn unread(&self, _: &Inbox) -> PortResult<Unread> {
+        Ok(Unread::default())
+    }
+    async fn retain(&self, _: Partition, _: Timestamp, _: usize) -> PortResult<Vec<Placed>> {
+        Ok(Vec::new())
+    }
+    async fn sizes(&self) -> PortResult<(u64, u64)> {
+        Ok((0, 0))
+    }
+}
+
+#[async_trait]
+impl Facts for Store {
+    async fn settle(&self, facts: &[Fact]) -> PortResult<Vec<Settled>> {
+        self.ice.thawed().await;
+        let mut kept = self.kept.lock();
+        let one = |fact: &Fact| {
+            let state = kept.states.entry(fact.id).or_default();
+            let changed = state.merge(Past::from(fact));
+            Settled { changed, state: state.clone() }
+        };
+        Ok(facts.iter().map(one).collect())
+    }
+    async fn states(&self, ids: &[MessageId]) -> PortResult<Vec<State>> {
+        let kept = self.kept.lock();
+        Ok(ids.iter().map(|id| kept.states.get(id).cloned().unwrap_or_default()).collect())
+    }
+}
+
+#[async_trait]
+impl Cursors for Store {
+    async fn cursors(&self, user: &UserId) -> PortResult<Vec<(DeviceId, Cursor)>> {
+        self.rest.cursors(user).await
+    }
+    async fn advance(&self, moves: &[(UserId, DeviceId, Cursor)]) -> PortResult<()> {
+        self.rest.advance(moves).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Store {
+    async fn bury(&self, dead: &[Dead]) -> PortResult<()> {
+        self.ice.thawed().await;
+        self.rest.bury(dead).await
+    }
+    async fn dead(&self, filter: &Filter, from: Option<Buried>, limit: usize) -> PortResult<Page<Dead, Buried>> {
+        self.rest.dead(filter, from, limit).await
+    }
+    async fn dead_letter(&self, id: MessageId) -> PortResult<Option<Dead>> {
+        self.rest.dead_letter(id).await
+    }
+    async fn dead_count(&self) -> PortResult<u64> {
+        self.rest.dead_count().await
+    }
+    async fn forget_dead(&self, before: Timestamp, limit: usize) -> PortResult<usize> {
+        self.rest.forget_dead(before, limit).await
+    }
+}
+
+#[async_trait]
+impl Broadcasts for Store {
+    async fn begin(&self, broadcast: &Broadcast, recipients: &[Phone]) -> PortResult<Broadcast> {
+        self.rest.begin(broadcast, recipients).await
+    }
+    async fn broadcast(&self, id: BroadcastId) -> PortResult<Option<Broadcast>> {
+        self.rest.broadcast(id).await
+    }
+    async fn running(&self) -> PortResult<Vec<Broadcast>> {
+        self.rest.running().await
+    }
+    async fn recipients(&self, id: BroadcastId, from: u64, limit: usize) -> PortResult<Vec<Phone>> {
+        self.rest.recipients(id, from, limit).await
+    }
+    async fn progress(&self, id: BroadcastId, expanded: u64, state: BroadcastState) -> PortResult<Broadcast> {
+        self.rest.progress(id, expanded, state).await
+    }
+}
+
+schemas::answers_from_talks!(Store, talks);

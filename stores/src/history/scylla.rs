@@ -1,0 +1,97 @@
+//! The history on a CQL cluster: ScyllaDB, or Apache Cassandra. docs/cql.md explains the tables and what each row costs.
+//!
+//! What decides the cost is the number of requests and of CQL partitions a message touches, so: an entry with its body is one
+//! row of its inbox and is never touched again; where its id leads, and what became of it, is one row among those of the
+//! same moment, which one request writes for many messages; and small calls are gathered into large requests
+//! ([`recorder`]). Facts are merged in the owner's memory and written once a message and call ([`facts`]).
+//!
+//! Fencing needs no transaction a write: entries have their epoch in the key, forks say which of them count ([`forks`]),
+//! and every other row's write time begins with the epoch ([`keys::Stamps`]).
+
+mod ages;
+mod broadcasts;
+mod counts;
+mod cursors;
+mod dead;
+mod due;
+mod facts;
+mod forks;
+mod inboxes;
+mod keys;
+mod reading;
+mod recorder;
+mod retention;
+mod rows;
+pub mod schema;
+mod session;
+mod shared;
+mod statements;
+mod traffic;
+mod writes;
+
+use std::{sync::Arc, time::Duration};
+
+use schemas::{Clock, limits::StoreLimits, port::PortResult};
+
+use self::{cursors::Moves, recorder::Recorder, session::Cql, shared::Shared};
+use crate::{OpenError, urls::Address};
+
+/// How often counts are written and the epochs of owned partitions looked at.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// Days that rows stand: 30 of retention and a week more.
+const TTL_DAYS: u64 = 37;
+
+/// The history of this installation.
+pub struct ScyllaHistory {
+    shared: Arc<Shared>,
+    recorder: Recorder,
+    moves: Arc<Moves>,
+    /// Dead letters are read and written back; they are rare, so one lock serves them all.
+    burying: tokio::sync::Mutex<()>,
+}
+
+impl ScyllaHistory {
+    /// Connects to `scylla://[user:password@]host:port[,…]/keyspace?dc=&tls=&ca=&ttl_days=` and checks the schema. Errors are
+    /// sentences that say what to do: no server, a wrong password, a missing, older or newer schema.
+    pub async fn open(address: &Address, limits: &StoreLimits, clock: Arc<dyn Clock>) -> Result<Arc<Self>, OpenError> {
+        let days = address.number("ttl_days")?.unwrap_or(TTL_DAYS);
+        if !(1..=3_650).contains(&days) {
+            return Err(OpenError::Address(format!("`{address}`: `ttl_days` is to be 1 to 3650, and is {days}")));
+        }
+        let ttl = i32::try_from(days * 86_400).unwrap_or(i32::MAX);
+        let cql = Cql::open(address, limits).await?;
+        let shared = Arc::new(Shared::new(cql, clock, limits, ttl));
+        let moves = Arc::new(Moves::new(Arc::clone(&shared)));
+        let recorder = Recorder::start(Arc::clone(&shared));
+        tokio::spawn(keep(Arc::downgrade(&shared)));
+        Ok(Arc::new(Self { shared, recorder, moves, burying: tokio::sync::Mutex::default() }))
+    }
+
+    /// Writes what is only in memory: cursor moves and counts. To be called before the process ends.
+    pub async fn close(&self) -> PortResult<()> {
+        self.moves.flush().await?;
+        self.shared.counts.flush(&self.shared.cql).await
+    }
+
+    /// How long rows stand, ms: an installation's retention must end before.
+    pub fn kept_ms(&self) -> u64 {
+        u64::try_from(self.shared.ttl).unwrap_or(0) * 1_000
+    }
+
+    /// Rows written by this process, and the requests they were written in: for figures.
+    pub fn written() -> (u64, u64) {
+        traffic::written()
+    }
+}
+
+/// Writes counts and finds out who was overtaken, until the history is dropped.
+async fn keep(shared: std::sync::Weak<Shared>) {
+    loop {
+        tokio::time::sleep(KEEP_EVERY).await;
+        let Some(shared) = shared.upgrade() else { return };
+        if let Err(why) = shared.counts.flush(&shared.cql).await {
+            tracing::debug!(%why, "counts could not be written yet");
+        }
+        shared.look_for_newer().await;
+    }
+}

@@ -1,0 +1,172 @@
+//! Broadcasts: what was asked for stands in one row that only a transaction changes, its recipients in chunks beside it.
+//!
+//! The recipients are written first, under the name of this attempt; the header names the attempt, and of several doors that
+//! begin the same broadcast at once one header stands. What the others wrote nobody reads, and it ends by its time to live.
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream};
+use schemas::{
+    BroadcastId, Phone, Timestamp,
+    port::{Asked, Broadcast, BroadcastState, Broadcasts, PortError, PortResult},
+};
+use scylla::value::CqlValue::{BigInt, Blob, Int};
+use uuid::Uuid;
+
+use super::{
+    ScyllaHistory,
+    rows::{blob, unblob},
+    session::{Write, broken},
+    shared::{READS, Shared},
+    statements::Pick,
+};
+
+/// Recipients of one row: eight bytes each.
+const CHUNK: usize = 1_000;
+/// Bytes of one recipient: its digits as a number.
+const NUMBER: usize = 8;
+/// How often progress is tried while others write theirs.
+const TRIES: usize = 20;
+
+type Progress = (u64, BroadcastState);
+
+/// A header as it stands.
+struct Header {
+    attempt: Vec<u8>,
+    version: i32,
+    broadcast: Broadcast,
+}
+
+fn number(phone: &Phone) -> [u8; NUMBER] {
+    // A phone number is its digits, fifteen at most.
+    phone.to_string().trim_start_matches('+').parse().unwrap_or(0u64).to_be_bytes()
+}
+
+fn phone(bytes: &[u8]) -> Option<Phone> {
+    let number = u64::from_be_bytes(bytes.try_into().ok()?);
+    Phone::from_stored(&format!("+{number}"))
+}
+
+fn key(id: BroadcastId) -> Vec<u8> {
+    id.0.as_bytes().to_vec()
+}
+
+impl Shared {
+    async fn header(&self, id: BroadcastId) -> PortResult<Option<Header>> {
+        type Row = (Option<Vec<u8>>, Option<Vec<u8>>, Option<i64>, Option<i32>, Option<Vec<u8>>);
+        let row = self.cql.rows::<Row>(Pick::Broadcast, (key(id),)).await?.into_iter().next();
+        let Some((Some(attempt), Some(asked), Some(recipients), Some(version), Some(progress))) = row else {
+            return Ok(None);
+        };
+        let unread = |why: schemas::codec::Unreadable| broken("broadcasts", &why);
+        let asked: Asked = unblob(&asked).map_err(unread)?;
+        let (expanded, state): Progress = unblob(&progress).map_err(unread)?;
+        let recipients = u64::try_from(recipients).unwrap_or(0);
+        Ok(Some(Header { attempt, version, broadcast: Broadcast { id, asked, recipients, expanded, state } }))
+    }
+
+    fn running_gone(&self, id: BroadcastId, at: Timestamp) -> Write {
+        Write::new(Pick::RunningGone, vec![BigInt(at.0), Blob(key(id))])
+    }
+}
+
+#[async_trait]
+impl Broadcasts for ScyllaHistory {
+    async fn begin(&self, broadcast: &Broadcast, recipients: &[Phone]) -> PortResult<Broadcast> {
+        let (shared, id) = (&self.shared, broadcast.id);
+        if let Some(there) = shared.header(id).await? {
+            return Ok(there.broadcast);
+        }
+        let begun = Broadcast { recipients: recipients.len() as u64, ..broadcast.clone() };
+        let attempt = Uuid::new_v4().as_bytes().to_vec();
+        let chunk = |(number_of, phones): (i32, &[Phone])| {
+            let phones: Vec<u8> = phones.iter().flat_map(number).collect();
+            let values = vec![Blob(key(id)), Blob(attempt.clone()), Int(number_of), Blob(phones), Int(shared.ttl)];
+            Write::new(Pick::Recipients, values)
+        };
+        shared.cql.send_all((0..).zip(recipients.chunks(CHUNK)).map(chunk).collect()).await?;
+        if begun.state == BroadcastState::Running {
+            // Before the header, so that no broadcast that stands is forgotten; one without a header is passed over.
+            let row = vec![BigInt(begun.asked.accepted_at.0), Blob(key(id)), Int(shared.ttl)];
+            shared.cql.send(vec![Write::new(Pick::Running, row)]).await?;
+        }
+        let progress: Progress = (begun.expanded, begun.state);
+        let count = i64::try_from(begun.recipients).unwrap_or(i64::MAX);
+        let values = (key(id), attempt, blob(&begun.asked), count, blob(&progress), shared.ttl);
+        // Whether it was this attempt or another's, what stands is the answer.
+        shared.cql.decide(Pick::Begin, values).await?;
+        match shared.header(id).await? {
+            Some(there) => Ok(there.broadcast),
+            None => Err(PortError::Unknown("a broadcast was begun and is not there".into())),
+        }
+    }
+
+    async fn broadcast(&self, id: BroadcastId) -> PortResult<Option<Broadcast>> {
+        Ok(self.shared.header(id).await?.map(|header| header.broadcast))
+    }
+
+    async fn running(&self) -> PortResult<Vec<Broadcast>> {
+        let shared = &self.shared;
+        let rows = shared.cql.pages::<(i64, Vec<u8>)>(Pick::AllRunning, ()).await?;
+        let asked = rows.into_iter().map(async |(at, id)| {
+            let id = Uuid::from_slice(&id).map(BroadcastId).map_err(|why| broken("running", &why))?;
+            let found = shared.header(id).await?;
+            let found = found.map(|header| header.broadcast).filter(|there| there.asked.accepted_at.0 == at);
+            if found.as_ref().is_some_and(|there| there.state != BroadcastState::Running) {
+                // Its end was written and this row's was not.
+                shared.cql.send(vec![shared.running_gone(id, Timestamp(at))]).await?;
+                return Ok(None);
+            }
+            Ok::<_, PortError>(found)
+        });
+        let found: Vec<Option<Broadcast>> = stream::iter(asked).buffered(READS).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn recipients(&self, id: BroadcastId, from: u64, limit: usize) -> PortResult<Vec<Phone>> {
+        let Some(header) = self.shared.header(id).await? else { return Ok(Vec::new()) };
+        let whole = i32::try_from(from / CHUNK as u64).unwrap_or(i32::MAX);
+        let until = from.saturating_add(limit as u64).min(header.broadcast.recipients);
+        let last = i32::try_from(until / CHUNK as u64).unwrap_or(i32::MAX);
+        let asked = (key(id), header.attempt, whole, last);
+        let rows = self.shared.cql.pages::<(i32, Option<Vec<u8>>)>(Pick::Chunks, asked).await?;
+        let mut phones = Vec::with_capacity(limit.min(CHUNK));
+        let mut skip = usize::try_from(from % CHUNK as u64).unwrap_or(0) * NUMBER;
+        for (chunk, row) in (whole..).zip(rows) {
+            if row.0 != chunk {
+                break;
+            }
+            let row = row.1.unwrap_or_default();
+            for bytes in row.get(skip..).unwrap_or_default().chunks(NUMBER).take(limit - phones.len()) {
+                phones.push(phone(bytes).ok_or_else(|| broken("recipients", &"a number is none"))?);
+            }
+            skip = 0;
+        }
+        Ok(phones)
+    }
+
+    async fn progress(&self, id: BroadcastId, expanded: u64, state: BroadcastState) -> PortResult<Broadcast> {
+        let shared = &self.shared;
+        for _ in 0..TRIES {
+            let Some(Header { version, mut broadcast, .. }) = shared.header(id).await? else {
+                return Err(PortError::Rejected(format!("there is no broadcast {id}")));
+            };
+            let before = broadcast.clone();
+            broadcast.expanded = broadcast.expanded.max(expanded).min(broadcast.recipients);
+            // What is over stays as it ended.
+            if broadcast.state == BroadcastState::Running {
+                broadcast.state = state;
+            }
+            let told: Progress = (broadcast.expanded, broadcast.state);
+            let values = (shared.ttl, version.wrapping_add(1), blob(&told), key(id), version);
+            // Nothing new needs no write.
+            if broadcast == before || shared.cql.decide(Pick::Progress, values).await? {
+                if broadcast.state != BroadcastState::Running {
+                    let row = shared.running_gone(id, broadcast.asked.accepted_at);
+                    shared.cql.send(vec![row]).await?;
+                }
+                return Ok(broadcast);
+            }
+        }
+        Err(PortError::Unavailable(format!("broadcast {id} is being written by others all the time")))
+    }
+}

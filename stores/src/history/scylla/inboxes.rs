@@ -1,0 +1,248 @@
+//! Inboxes: takeover, recording, and everything found by id or at the end of an inbox.
+
+use std::collections::{HashMap, HashSet};
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream};
+use schemas::{
+    Epoch, Inbox, MessageId, Partition, Position, State, Timestamp,
+    port::{Due, Entry, Inboxes, Known, Order, Page, Placed, PortError, PortResult, Schedule, Span, Tail, Unread},
+};
+
+use super::{
+    ScyllaHistory,
+    counts::Counted,
+    keys,
+    rows::{EntryHead, Place, unblob},
+    session::broken,
+    shared::{Head, READS, Shared},
+    statements::Pick,
+};
+
+/// How often a takeover is tried while others take the same partition over.
+const TRIES: usize = 20;
+
+impl Shared {
+    /// Raises a partition's epoch.
+    async fn raise(&self, partition: Partition) -> PortResult<Epoch> {
+        let column = i32::from(partition.0);
+        for _ in 0..TRIES {
+            let before = self.cql.rows::<(i32,)>(Pick::Epoch, (column,)).await?.first().map(|row| row.0);
+            let next = before.unwrap_or(0).saturating_add(1);
+            let raised = match before {
+                None => self.cql.decide(Pick::FirstEpoch, (column, next)).await,
+                Some(before) => self.cql.decide(Pick::NextEpoch, (next, column, before)).await,
+            };
+            match raised {
+                Ok(true) => return Ok(Epoch(u32::try_from(next).unwrap_or(0))),
+                // Somebody else raised it, or it is not known whether this did: an epoch that nobody uses does no harm.
+                Ok(false) | Err(PortError::Unknown(_)) => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Err(PortError::Unavailable(format!("partition {partition} is being taken over by others all the time")))
+    }
+
+    async fn ends(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
+        let asked = inboxes.iter().map(async |inbox| {
+            let name = keys::inbox(inbox);
+            let head = self.head(&name).await?;
+            self.end(&name, &head).await
+        });
+        let ends: Vec<Tail> = stream::iter(asked).buffered(READS).try_collect().await?;
+        if self.mine.lock().is_empty() {
+            return Ok(ends);
+        }
+        let mut remembered = self.ends.lock();
+        for (inbox, end) in inboxes.iter().zip(&ends) {
+            remembered.put(inbox.clone(), end.position);
+        }
+        Ok(ends)
+    }
+
+    /// Whether an entry at this place may be believed in: it was overtaken if the owner was told of an earlier end and goes
+    /// on from there.
+    fn is_passed(&self, inbox: &Inbox, at: Position) -> bool {
+        let Some(own) = self.mine.lock().get(&inbox.partition).copied() else { return false };
+        at.epoch < own && self.ends.lock().get(inbox).is_some_and(|end| end.n < at.n)
+    }
+
+    /// The entry that an id's row names, if it stands: the row alone proves nothing, as both are written at once and an
+    /// owner may have died in between.
+    async fn entry_head(&self, inbox: &Inbox, at: Position, head: &Head) -> PortResult<Option<EntryHead>> {
+        if !head.has(at) || self.is_passed(inbox, at) {
+            return Ok(None);
+        }
+        let (n, epoch) = keys::columns(at);
+        let values = (keys::inbox(inbox), keys::bucket(at.n), n, epoch);
+        let row = self.cql.rows::<(Option<Vec<u8>>,)>(Pick::EntryHead, values).await?.into_iter().next();
+        let head = row.and_then(|row| row.0);
+        head.map(|bytes| unblob(&bytes)).transpose().map_err(|why| broken("entries_by_inbox", &why))
+    }
+
+    async fn heads_of(&self, places: &HashMap<MessageId, Place>) -> PortResult<HashMap<Inbox, Head>> {
+        let placed = places.values().filter(|place| place.position.is_some());
+        let inboxes: HashSet<Inbox> = placed.filter_map(|place| place.inbox.clone()).collect();
+        self.heads(inboxes).await
+    }
+
+    async fn known_one(&self, place: &Place, heads: &HashMap<Inbox, Head>) -> PortResult<Option<Known>> {
+        let Some(head) = place.head else { return Ok(None) };
+        let fingerprint = head.fingerprint;
+        if let (Some(inbox), Some(at)) = (&place.inbox, place.position)
+            && let Some(head) = heads.get(inbox)
+            && self.entry_head(inbox, at, head).await?.is_some()
+        {
+            return Ok(Some(Known { fingerprint, position: Some(at) }));
+        }
+        let gone = |head: &Head| place.position.is_some_and(|at| at.n <= head.ledger.gone.n);
+        let removed = place.inbox.as_ref().and_then(|inbox| heads.get(inbox)).is_some_and(gone);
+        // Scheduled, and perhaps recorded by an owner that had been overtaken.
+        Ok((place.body.is_some() && !removed).then_some(Known { fingerprint, position: None }))
+    }
+
+    pub(super) async fn known_ids(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Known>>> {
+        let places = self.places(ids).await?;
+        if places.is_empty() {
+            return Ok(vec![None; ids.len()]);
+        }
+        let heads = self.heads_of(&places).await?;
+        {
+            // Who asks is about to record them: facts that came before are to be merged with those that follow.
+            let mut known = self.known.lock();
+            for (id, place) in &places {
+                if known.get(id).is_none() {
+                    known.put(*id, super::shared::Known { state: place.state.clone(), place: None });
+                }
+            }
+        }
+        let asked = ids.iter().map(async |id| match places.get(id) {
+            Some(place) => self.known_one(place, &heads).await,
+            None => Ok(None),
+        });
+        stream::iter(asked).buffered(READS).try_collect().await
+    }
+
+    async fn placed_one(&self, place: &Place, heads: &HashMap<Inbox, Head>) -> PortResult<Option<Placed>> {
+        type Row = (Option<Vec<u8>>, Option<Vec<u8>>);
+        let (Some(inbox), Some(known)) = (&place.inbox, place.head) else { return Ok(None) };
+        if let Some(at) = place.position {
+            let Some(head) = heads.get(inbox) else { return Ok(None) };
+            if at.n <= head.ledger.gone.n {
+                return Ok(None);
+            }
+            if head.has(at) && !self.is_passed(inbox, at) {
+                let (n, epoch) = keys::columns(at);
+                let values = (keys::inbox(inbox), keys::bucket(at.n), n, epoch);
+                let row = self.cql.rows::<Row>(Pick::EntryAt, values).await?.into_iter().next();
+                if let Some((Some(head), Some(body))) = row {
+                    let unread = |why: schemas::codec::Unreadable| broken("entries_by_inbox", &why);
+                    let EntryHead { prev, recorded_at, .. } = unblob(&head).map_err(unread)?;
+                    let message = unblob(&body).map_err(unread)?;
+                    let (inbox, state) = (inbox.clone(), place.state.clone());
+                    return Ok(Some(Placed { message, inbox, position: Some(at), prev, recorded_at, state }));
+                }
+            }
+        }
+        let placed = |message| Placed {
+            message,
+            inbox: inbox.clone(),
+            position: None,
+            prev: Position::START,
+            recorded_at: known.recorded_at,
+            state: place.state.clone(),
+        };
+        Ok(place.body.clone().map(placed))
+    }
+
+    async fn placed(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Placed>>> {
+        let places = self.places(ids).await?;
+        let heads = self.heads_of(&places).await?;
+        let asked = ids.iter().map(async |id| match places.get(id) {
+            Some(place) => self.placed_one(place, &heads).await,
+            None => Ok(None),
+        });
+        stream::iter(asked).buffered(READS).try_collect().await
+    }
+
+    /// What became of ids that are kept.
+    pub(super) async fn kept_states(&self, ids: &[MessageId]) -> PortResult<Vec<State>> {
+        let mut places = self.places(ids).await?;
+        let heads = self.heads_of(&places).await?;
+        let gone = |place: &Place| {
+            let head = place.inbox.as_ref().and_then(|inbox| heads.get(inbox));
+            head.zip(place.position).is_some_and(|(head, at)| at.n <= head.ledger.gone.n)
+        };
+        places.retain(|_, place| !gone(place));
+        Ok(ids.iter().map(|id| places.get(id).map(|place| place.state.clone()).unwrap_or_default()).collect())
+    }
+}
+
+#[async_trait]
+impl Inboxes for ScyllaHistory {
+    async fn take_over(&self, partitions: &[Partition]) -> PortResult<Vec<Epoch>> {
+        let shared = &self.shared;
+        let raised = stream::iter(partitions).map(|partition| shared.raise(*partition)).buffered(READS);
+        let epochs: Vec<Epoch> = raised.try_collect().await?;
+        shared.forget(partitions);
+        let mut mine = shared.mine.lock();
+        for (partition, epoch) in partitions.iter().zip(&epochs) {
+            mine.insert(*partition, *epoch);
+            shared.newest.lock().insert(*partition, *epoch);
+        }
+        Ok(epochs)
+    }
+
+    async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
+        self.shared.ends(inboxes).await
+    }
+
+    async fn known(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Known>>> {
+        self.shared.known_ids(ids).await
+    }
+
+    async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+        if entries.is_empty() && schedule.add.is_empty() && schedule.done.is_empty() {
+            return Ok(());
+        }
+        self.recorder.record(entries, schedule).await
+    }
+
+    async fn due(&self, partition: Partition, now: Timestamp, limit: usize) -> PortResult<Vec<Due>> {
+        self.shared.due_rows(partition, now, limit).await
+    }
+
+    async fn read(&self, inbox: &Inbox, from: Position, limit: usize) -> PortResult<Span> {
+        self.shared.forward(inbox, from, limit).await
+    }
+
+    async fn messages(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Placed>>> {
+        self.shared.placed(ids).await
+    }
+
+    async fn one_way(
+        &self,
+        inbox: &Inbox,
+        order: Order,
+        from: Option<Position>,
+        limit: usize,
+    ) -> PortResult<Page<(Entry, State), Position>> {
+        self.shared.notices(inbox, order, from, limit).await
+    }
+
+    async fn unread(&self, inbox: &Inbox) -> PortResult<Unread> {
+        let name = keys::inbox(inbox);
+        let head = self.shared.head(&name).await?;
+        let end = self.shared.end(&name, &head).await?;
+        Ok(Unread { one_way: end.one_way.saturating_sub(head.ledger.seen) })
+    }
+
+    async fn retain(&self, partition: Partition, before: Timestamp, limit: usize) -> PortResult<Vec<Placed>> {
+        self.shared.sweep(partition, before, limit).await
+    }
+
+    async fn sizes(&self) -> PortResult<(u64, u64)> {
+        let (cql, counts) = (&self.shared.cql, &self.shared.counts);
+        futures::try_join!(counts.total(cql, Counted::Kept), counts.total(cql, Counted::Due))
+    }
+}

@@ -1,0 +1,177 @@
+//! Reading an inbox: forward for devices that catch up, both ways for people who look at what they were told.
+//!
+//! Numbers are dense and each belongs to one epoch ([`super::forks`]), so a reader takes the rows of one bucket after the
+//! other, leaves out those that are not entries, and stops before the first number that is missing.
+
+use std::sync::Arc;
+
+use schemas::{
+    Inbox, Message, Position, State,
+    port::{Entry, Order, Page, PortResult, Span},
+};
+
+use super::{
+    keys,
+    rows::{EntryHead, unblob},
+    session::broken,
+    shared::{Head, Shared},
+    statements::Pick,
+};
+
+/// Rows looked at for one page besides those it holds: entries that are no one-way messages.
+const PASSED: usize = 1_000;
+/// Rows of one request: a page of the largest messages is then 12 MB.
+const STEP: usize = 256;
+
+type Row = (i64, i32, Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// An entry as it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) position: Position,
+    pub(super) head: EntryHead,
+    pub(super) message: Arc<Message>,
+}
+
+fn found(row: Row) -> PortResult<Found> {
+    let (n, epoch, head, body) = row;
+    let unread = |why: &dyn std::fmt::Display| broken("entries_by_inbox", why);
+    Ok(Found {
+        position: keys::position(n, epoch),
+        head: unblob(&head.unwrap_or_default()).map_err(|why| unread(&why))?,
+        message: unblob(&body.unwrap_or_default()).map_err(|why| unread(&why))?,
+    })
+}
+
+impl Shared {
+    /// Entries from this number on, without a break, at most `limit`.
+    pub(super) async fn gather(&self, inbox: &str, head: &Head, from: u64, limit: usize) -> PortResult<Vec<Found>> {
+        let (mut entries, mut next) = (Vec::new(), from.max(head.ledger.gone.n + 1));
+        while entries.len() < limit {
+            let bucket = keys::bucket(next);
+            let asked = (limit - entries.len()).min(STEP);
+            let start = i64::try_from(next).unwrap_or(i64::MAX);
+            // A few more, for rows that are not entries.
+            let most = i32::try_from(asked + asked / 8 + 2).unwrap_or(i32::MAX);
+            let rows = self.cql.rows::<Row>(Pick::EntriesUp, (inbox, bucket, start, most)).await?;
+            let all = rows.len() < most as usize;
+            for row in rows {
+                let at = keys::position(row.0, row.1);
+                if !head.forks.is_live(at) {
+                    continue;
+                }
+                if at.n != next || entries.len() == limit {
+                    return Ok(entries);
+                }
+                entries.push(found(row)?);
+                next += 1;
+            }
+            if all && keys::bucket(next) == bucket {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Entries up to this number, newest first, and whether there may be more.
+    async fn gather_down(&self, inbox: &str, head: &Head, from: u64, limit: usize) -> PortResult<(Vec<Found>, bool)> {
+        let (mut entries, mut next) = (Vec::new(), from);
+        while entries.len() < limit && next > head.ledger.gone.n {
+            let bucket = keys::bucket(next);
+            let asked = (limit - entries.len()).min(STEP);
+            let most = i32::try_from(asked + asked / 8 + 2).unwrap_or(i32::MAX);
+            let start = i64::try_from(next).unwrap_or(i64::MAX);
+            let rows = self.cql.rows::<Row>(Pick::EntriesDown, (inbox, bucket, start, most)).await?;
+            let all = rows.len() < most as usize;
+            for row in rows {
+                let at = keys::position(row.0, row.1);
+                if !head.forks.is_live(at) {
+                    continue;
+                }
+                if at.n != next || entries.len() == limit || at.n <= head.ledger.gone.n {
+                    return Ok((entries, at.n == next));
+                }
+                entries.push(found(row)?);
+                next -= 1;
+            }
+            if all && keys::bucket(next) == bucket {
+                return Ok((entries, false));
+            }
+        }
+        Ok((entries, next > head.ledger.gone.n))
+    }
+
+    pub(super) async fn forward(&self, inbox: &Inbox, from: Position, limit: usize) -> PortResult<Span> {
+        let name = keys::inbox(inbox);
+        let head = self.head(&name).await?;
+        let entries = match head.forks.is_empty() {
+            true => Vec::new(),
+            false => self.gather(&name, &head, head.forks.after(from), limit).await?,
+        };
+        let passed_by_retention = from < head.ledger.gone;
+        Ok(Span { entries: self.with_states(inbox, entries).await?, passed_by_retention })
+    }
+
+    pub(super) async fn with_states(&self, inbox: &Inbox, found: Vec<Found>) -> PortResult<Vec<(Entry, State)>> {
+        let ids: Vec<_> = found.iter().map(|found| found.message.id).collect();
+        let mut states = self.states_of(&ids).await?;
+        let with = |found: Found| {
+            let state = states.remove(&found.message.id).unwrap_or_default();
+            (found.head.entry(inbox.clone(), found.position, found.message), state)
+        };
+        Ok(found.into_iter().map(with).collect())
+    }
+
+    pub(super) async fn notices(
+        &self,
+        inbox: &Inbox,
+        order: Order,
+        from: Option<Position>,
+        limit: usize,
+    ) -> PortResult<Page<(Entry, State), Position>> {
+        let (name, limit) = (keys::inbox(inbox), limit.max(1));
+        let head = self.head(&name).await?;
+        if head.forks.is_empty() {
+            return Ok(Page { rows: Vec::new(), next: None });
+        }
+        let mut next = match (order, from) {
+            (Order::Oldest, from) => head.forks.after(from.unwrap_or(Position::START)).max(head.ledger.gone.n + 1),
+            (Order::Newest, Some(from)) => head.forks.after(from).min(from.n).saturating_sub(1),
+            (Order::Newest, None) => self.end(&name, &head).await?.position.n,
+        };
+        let (mut rows, mut at, mut passed) = (Vec::<Found>::new(), from, 0);
+        let more = loop {
+            // One more than fits tells whether there is a next page.
+            let asked = limit - rows.len() + 1;
+            let (some, whole) = match order {
+                Order::Oldest => {
+                    let some = self.gather(&name, &head, next, asked).await?;
+                    let whole = some.len() == asked;
+                    (some, whole)
+                }
+                Order::Newest => self.gather_down(&name, &head, next, asked).await?,
+            };
+            let mut full = false;
+            for row in some {
+                if row.head.notice && rows.len() == limit {
+                    full = true;
+                    break;
+                }
+                at = Some(row.position);
+                next = match order {
+                    Order::Oldest => row.position.n + 1,
+                    Order::Newest => row.position.n - 1,
+                };
+                if row.head.notice { rows.push(row) } else { passed += 1 }
+            }
+            if full || (whole && passed >= PASSED) {
+                break true;
+            }
+            if !whole {
+                break false;
+            }
+        };
+        let next = at.filter(|_| more);
+        Ok(Page { rows: self.with_states(inbox, rows).await?, next })
+    }
+}

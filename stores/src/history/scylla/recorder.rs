@@ -1,0 +1,302 @@
+//! The recorder: what is recorded goes to the store in rounds.
+//!
+//! A round takes what waits, in the order in which it came, and sends it in few requests at once. While one is on its way
+//! the next gathers, so that many small calls become few large requests; up to [`ROUNDS`] are on their way together, never
+//! two that write to one inbox. Nothing of an inbox is written after a place whose write failed, until that was repeated: so
+//! what stands in the store is at any moment a whole chain, and whoever takes over finds its end.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use futures::future::try_join_all;
+use schemas::{
+    Inbox,
+    port::{Entry, PortError, PortResult, Schedule},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+
+use super::{
+    rows::blob,
+    session::Write,
+    shared::Shared,
+    writes::{self, Unit},
+};
+
+/// Calls that wait for their round; past that callers wait in line.
+const WAITING: usize = 1_024;
+/// Rounds on their way at once.
+const ROUNDS: usize = 4;
+/// Entries from which on a round starts although another is on its way: they fill a request.
+const ENOUGH: usize = 24;
+/// Entries of one round: what a store takes within one answer's time.
+const MOST: usize = 1_200;
+/// Rows and bytes of one request (see `session`).
+const ROWS: usize = 60;
+const BYTES: usize = 32 * 1024;
+
+struct Job {
+    entries: Vec<Entry>,
+    schedule: Schedule,
+    answer: oneshot::Sender<PortResult<()>>,
+}
+
+impl Job {
+    fn size(&self) -> usize {
+        self.entries.len() + self.schedule.add.len() + self.schedule.done.len()
+    }
+}
+
+/// The way in.
+pub(super) struct Recorder(mpsc::Sender<Job>);
+
+impl Recorder {
+    /// Starts it. It ends when the way in is dropped and what waits is written.
+    pub(super) fn start(shared: Arc<Shared>) -> Self {
+        let (sender, jobs) = mpsc::channel(WAITING);
+        tokio::spawn(run(shared, jobs));
+        Self(sender)
+    }
+
+    /// Hands it over at the first poll; answers when it stands.
+    pub(super) async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+        let (answer, answered) = oneshot::channel();
+        let job = Job { entries: entries.to_vec(), schedule: schedule.clone(), answer };
+        let gone = || PortError::Unavailable("the history is closed".into());
+        self.0.send(job).await.map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(PortError::Unknown("the write was cut off".into())))
+    }
+}
+
+/// A round that ended: its jobs, and how.
+type Ended = (Vec<Job>, PortResult<()>);
+
+async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
+    let mut waiting = VecDeque::<Job>::new();
+    let mut rounds = JoinSet::<Ended>::new();
+    let mut busy = HashSet::<Inbox>::new();
+    let mut open = true;
+    while open || !waiting.is_empty() || !rounds.is_empty() {
+        let size: usize = waiting.iter().map(Job::size).sum();
+        if rounds.is_empty() || (rounds.len() < ROUNDS && size >= ENOUGH) {
+            let taken = take(&shared, &mut waiting, &mut busy);
+            if !taken.is_empty() {
+                let shared = Arc::clone(&shared);
+                rounds.spawn(async move {
+                    let outcome = round(&shared, &taken).await;
+                    (taken, outcome)
+                });
+                continue;
+            }
+        }
+        tokio::select! {
+            ended = rounds.join_next(), if !rounds.is_empty() => {
+                if let Some(Ok((jobs, outcome))) = ended {
+                    end(&shared, jobs, &outcome, &mut busy);
+                }
+            }
+            job = jobs.recv(), if open && waiting.len() < WAITING => match job {
+                Some(job) => {
+                    waiting.push_back(job);
+                    // What came together goes together.
+                    while waiting.len() < WAITING && let Ok(job) = jobs.try_recv() {
+                        waiting.push_back(job);
+                    }
+                }
+                None => open = false,
+            },
+        }
+    }
+}
+
+/// The jobs of the next round, in order, up to the first that must wait. Jobs that may not be written are answered.
+fn take(shared: &Shared, waiting: &mut VecDeque<Job>, busy: &mut HashSet<Inbox>) -> Vec<Job> {
+    let (mut taken, mut size, mut fresh) = (Vec::new(), 0, HashSet::new());
+    while let Some(job) = waiting.front() {
+        let clash = job.entries.iter().any(|entry| busy.contains(&entry.inbox));
+        if clash || (size > 0 && size + job.size() > MOST) {
+            break;
+        }
+        let Some(job) = waiting.pop_front() else { break };
+        if let Err(why) = allowed(shared, &job.entries) {
+            // Who asked may have gone.
+            let _ = job.answer.send(Err(why));
+            continue;
+        }
+        size += job.size();
+        fresh.extend(job.entries.iter().map(|entry| entry.inbox.clone()));
+        taken.push(job);
+    }
+    busy.extend(fresh);
+    taken
+}
+
+/// Whether these may be written now.
+fn allowed(shared: &Shared, entries: &[Entry]) -> PortResult<()> {
+    for entry in entries {
+        shared.fence(entry.inbox.partition, entry.position.epoch)?;
+    }
+    let failed = shared.failed.lock();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let own: HashSet<_> = entries.iter().map(|entry| (&entry.inbox, entry.position)).collect();
+    for entry in entries {
+        let before = failed.get(&entry.inbox).into_iter().flatten();
+        let mut before = before.filter(|at| at.epoch == entry.position.epoch && **at < entry.position);
+        if before.any(|at| !own.contains(&(&entry.inbox, *at))) {
+            return Err(PortError::Unavailable("an earlier write to this inbox is not confirmed yet".into()));
+        }
+    }
+    Ok(())
+}
+
+/// Answers the jobs of a round.
+fn end(shared: &Shared, jobs: Vec<Job>, outcome: &PortResult<()>, busy: &mut HashSet<Inbox>) {
+    let mut failed = shared.failed.lock();
+    for entry in jobs.iter().flat_map(|job| &job.entries) {
+        busy.remove(&entry.inbox);
+        match outcome {
+            Ok(()) => {
+                if let Some(places) = failed.get_mut(&entry.inbox) {
+                    places.retain(|at| at.epoch >= entry.position.epoch && *at != entry.position);
+                    if places.is_empty() {
+                        failed.remove(&entry.inbox);
+                    }
+                }
+            }
+            Err(_) => {
+                failed.entry(entry.inbox.clone()).or_default().insert(entry.position);
+            }
+        }
+    }
+    drop(failed);
+    for job in jobs {
+        let _ = job.answer.send(outcome.clone());
+    }
+}
+
+async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<()> {
+    let entries: Vec<&Entry> = jobs.iter().flat_map(|job| &job.entries).collect();
+    let schedules: Vec<&Schedule> = jobs.iter().map(|job| &job.schedule).collect();
+    let plan = writes::plan(shared, &entries, &schedules).await?;
+    for wave in waves(plan.units) {
+        try_join_all(wave.into_iter().map(|request| shared.cql.send(request))).await?;
+    }
+    writes::done(shared, &entries, &schedules, plan.after);
+    Ok(())
+}
+
+/// Requests in waves: those of one wave go at once, the next when all of them stand. The entries of one inbox are in one
+/// request as far as they are in one CQL partition, and in order over the waves where they are not.
+fn waves(units: Vec<Unit>) -> Vec<Vec<Vec<Write>>> {
+    let mut waves = vec![Vec::new()];
+    let (mut open, mut bytes, mut number) = (Vec::<Write>::new(), 0, 0_usize);
+    let mut seen = HashMap::<(String, i64), usize>::new();
+    let mut buckets = HashMap::<String, i64>::new();
+    for Unit { inbox, rows } in units {
+        let heavy: usize = rows.iter().map(|row| row.weight).sum();
+        let fits = open.is_empty() || (bytes + heavy <= BYTES && open.len() + rows.len() <= ROWS);
+        let clash = inbox.as_ref().is_some_and(|(name, bucket)| {
+            buckets.get(name).is_some_and(|there| there != bucket)
+                || seen.get(&(name.clone(), *bucket)).is_some_and(|there| *there != number || !fits)
+        });
+        if clash || !fits {
+            if let Some(wave) = waves.last_mut()
+                && !open.is_empty()
+            {
+                wave.push(std::mem::take(&mut open));
+            }
+            (bytes, number) = (0, number + 1);
+        }
+        if clash {
+            waves.push(Vec::new());
+            seen.clear();
+            buckets.clear();
+        }
+        let alone = heavy > BYTES;
+        if let Some((name, bucket)) = inbox {
+            buckets.insert(name.clone(), bucket);
+            seen.insert((name, bucket), if alone { usize::MAX } else { number });
+        }
+        if alone {
+            // A row alone is no batch and may be of any size.
+            if let Some(wave) = waves.last_mut() {
+                wave.extend(rows.into_iter().map(|row| vec![row]));
+            }
+        } else {
+            bytes += heavy;
+            open.extend(rows);
+        }
+    }
+    if let Some(wave) = waves.last_mut()
+        && !open.is_empty()
+    {
+        wave.push(open);
+    }
+    waves
+}
+
+/// The body of a message, as it stands in a row.
+pub(super) fn body(entry: &Entry) -> Vec<u8> {
+    blob(&entry.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use scylla::value::CqlValue;
+
+    use super::*;
+    use crate::history::scylla::statements::Pick;
+
+    fn unit(inbox: u8, bucket: i64, bytes: usize) -> Unit {
+        let name = CqlValue::Text(format!("{inbox}"));
+        let row = Write::new(Pick::Entry, vec![name, CqlValue::BigInt(bucket), CqlValue::Blob(vec![0; bytes])]);
+        Unit { inbox: Some((format!("{inbox}"), bucket)), rows: vec![row] }
+    }
+
+    proptest! {
+        #[test]
+        fn an_inbox_is_written_in_order_and_requests_are_bounded(
+            units in proptest::collection::vec((0u8..5, 1usize..40_000), 1..120), crossing in 1usize..50,
+        ) {
+            let mut counts = [0usize; 5];
+            let units: Vec<_> = units.into_iter().map(|(inbox, bytes)| {
+                counts[usize::from(inbox)] += 1;
+                unit(inbox, (counts[usize::from(inbox)] / crossing) as i64, bytes)
+            }).collect();
+            let total = units.len();
+            let names: Vec<_> = units.iter().filter_map(|unit| unit.inbox.clone()).collect();
+            let waves = waves(units);
+            let mut sent = 0;
+            let mut order = Vec::new();
+            for wave in &waves {
+                let mut at = HashMap::new();
+                for (number, request) in wave.iter().enumerate() {
+                    prop_assert!(request.len() == 1 || request.iter().map(|row| row.weight).sum::<usize>() <= BYTES);
+                    prop_assert!(!request.is_empty() && request.len() <= ROWS);
+                    for row in request {
+                        sent += 1;
+                        let key = (format!("{:?}", row.values[0]), format!("{:?}", row.values[1]));
+                        // In one wave an inbox is in one request and one bucket, so it stands as one mutation.
+                        prop_assert_eq!(*at.entry(key.0.clone()).or_insert((number, key.1.clone())), (number, key.1.clone()));
+                        order.push(key);
+                    }
+                }
+            }
+            prop_assert_eq!(sent, total);
+            for inbox in 0..5 {
+                let name = format!("{inbox}");
+                let asked: Vec<_> = names.iter().filter(|it| it.0 == name).map(|it| format!("{:?}", CqlValue::BigInt(it.1))).collect();
+                let key = format!("{:?}", CqlValue::Text(name));
+                let written: Vec<_> = order.iter().filter(|it| it.0 == key).map(|it| it.1.clone()).collect();
+                prop_assert_eq!(asked, written);
+            }
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Retention: what is old goes, a bounded piece at a time, and never before its sender could be told.
+//!
+//! An inbox is emptied from its beginning: one mark says up to where, and its rows end by their time to live a week later, so
+//! nothing is removed row by row. Which inboxes there are stands in lists by week; a round walks through those of the weeks that
+//! have begun to be old. What nobody has received stops its inbox until it is settled, and the next call visits it again.
+
+use std::collections::HashMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
+use schemas::{
+    Partition, Timestamp,
+    port::{Entry, Placed, PortResult},
+};
+use scylla::value::CqlValue::{BigInt, Blob, Int, Text, Uuid};
+
+use super::{
+    counts::Counted,
+    due, facts, keys,
+    reading::Found,
+    rows::{Place, blob},
+    session::Write,
+    shared::{Head, READS, Shared},
+    statements::Pick,
+    writes::{self, SHARDS},
+};
+
+/// Inboxes looked at in one call, most of them with nothing to remove: two small reads each.
+const LOOKS: i32 = 64;
+/// A minute: entries may stay so much longer, against a retention of days, and the inboxes are walked through once a minute.
+const STEP_MS: u64 = 60_000;
+
+/// Where a round stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Stand {
+    week: i64,
+    shard: i32,
+    /// After this one.
+    inbox: String,
+}
+
+#[derive(Debug, Clone)]
+struct Round {
+    /// Where it goes on; `None`: it has ended.
+    at: Option<Stand>,
+    /// Up to which time it removes.
+    before: Timestamp,
+    /// The oldest entry that it left so far, or that was recorded since it began.
+    oldest: Timestamp,
+    /// Whether everything of the present week was old and is gone.
+    clean: bool,
+}
+
+/// The rounds of all partitions: kept in memory, so that after a restart a first round learns again.
+#[derive(Debug, Default)]
+pub(super) struct Rounds(Mutex<HashMap<Partition, Round>>);
+
+impl Rounds {
+    /// Where to look for what is older than `before`. `None`: there is nothing to be found.
+    fn begin(&self, partition: Partition, before: Timestamp) -> Option<Stand> {
+        let mut rounds = self.0.lock();
+        if let Some(round) = rounds.get(&partition) {
+            if let Some(at) = &round.at {
+                return Some(at.clone());
+            }
+            let just_looked = round.oldest >= round.before && before.ms_since(round.before) < STEP_MS;
+            if round.oldest >= before || just_looked {
+                return None;
+            }
+        }
+        let start = Stand { week: i64::MIN, shard: 0, inbox: String::new() };
+        let round = Round { at: Some(start.clone()), before, oldest: Timestamp(i64::MAX), clean: true };
+        rounds.insert(partition, round);
+        Some(start)
+    }
+
+    fn end(&self, partition: Partition, at: Option<Stand>, oldest: Option<Timestamp>, clean: bool) {
+        if let Some(round) = self.0.lock().get_mut(&partition) {
+            round.at = at;
+            round.oldest = round.oldest.min(oldest.unwrap_or(round.oldest));
+            round.clean = clean;
+        }
+    }
+
+    fn is_clean(&self, partition: Partition) -> bool {
+        self.0.lock().get(&partition).is_some_and(|round| round.clean)
+    }
+
+    /// Entries were recorded: what was learnt holds no longer if one of them is older.
+    pub(super) fn note(&self, entries: &[&Entry]) {
+        let mut rounds = self.0.lock();
+        if rounds.is_empty() {
+            return;
+        }
+        for entry in entries {
+            if let Some(round) = rounds.get_mut(&entry.inbox.partition) {
+                round.oldest = round.oldest.min(entry.recorded_at);
+                round.clean = false;
+            }
+        }
+    }
+}
+
+/// What one call comes to.
+#[derive(Default)]
+struct Sweep {
+    unreached: Vec<Placed>,
+    removed: i64,
+    /// Entries and ids that may still be removed or returned.
+    left: usize,
+    oldest: Option<Timestamp>,
+}
+
+impl Shared {
+    pub(super) async fn sweep(&self, partition: Partition, before: Timestamp, limit: usize) -> PortResult<Vec<Placed>> {
+        let mut sweep = Sweep { left: limit, ..Sweep::default() };
+        self.placeless(partition, before, &mut sweep).await?;
+        if let Some(at) = self.rounds.begin(partition, before) {
+            let mut clean = self.rounds.is_clean(partition);
+            let next = self.walk(partition, before, at, &mut sweep, &mut clean).await?;
+            self.rounds.end(partition, next, sweep.oldest, clean);
+        }
+        self.counts.add(Counted::Kept, -sweep.removed);
+        Ok(sweep.unreached)
+    }
+
+    /// Ids that never got a place: what was dropped, and what was cancelled before its time.
+    async fn placeless(&self, partition: Partition, before: Timestamp, sweep: &mut Sweep) -> PortResult<()> {
+        let name = due::loose(partition);
+        for bucket in self.buckets(&name).await?.into_iter().filter(|bucket| *bucket <= due::bucket(before)) {
+            if sweep.left == 0 {
+                break;
+            }
+            let until = before.0.saturating_sub(1);
+            let most = i32::try_from(sweep.left).unwrap_or(i32::MAX);
+            let rows = self.cql.rows::<due::Row>(Pick::DueFrom, (&name, bucket, i64::MIN, until, most)).await?;
+            if rows.is_empty() && due::is_past(bucket, self.clock.wall()) && due::is_past(bucket, before) {
+                self.bucket_gone(&name, bucket).await?;
+            }
+            let ids = rows.iter().map(|row| due::id(&row.1)).collect::<PortResult<Vec<_>>>()?;
+            let places = self.places(&ids).await?;
+            let stamp = self.stamp(partition).await?;
+            let mut writes = Vec::with_capacity(2 * rows.len());
+            for (row, id) in rows.iter().zip(ids) {
+                sweep.left -= 1;
+                writes.push(writes::due_gone(name.clone(), Timestamp(row.0), id, row.2, stamp));
+                match places.get(&id) {
+                    // It got a place after all and goes with its entry.
+                    Some(Place { position: Some(_), .. }) => {}
+                    // It is still to be sent; its row of the due-table leads to it.
+                    Some(place) if place.body.is_some() && !place.state.status().is_settled() => {}
+                    place => {
+                        sweep.removed += i64::from(place.is_some_and(|place| place.body.is_some()));
+                        let key = vec![BigInt(stamp), BigInt(keys::slot(id)), Uuid(id.0)];
+                        writes.push(Write::new(Pick::Forget, key));
+                        self.known.lock().remove(&id);
+                    }
+                }
+            }
+            self.cql.send_all(writes).await?;
+        }
+        Ok(())
+    }
+
+    /// Walks on through the inboxes of old weeks; answers where the next call goes on.
+    async fn walk(
+        &self,
+        partition: Partition,
+        before: Timestamp,
+        from: Stand,
+        sweep: &mut Sweep,
+        clean: &mut bool,
+    ) -> PortResult<Option<Stand>> {
+        let name = writes::weeks(partition);
+        let mut weeks = self.buckets(&name).await?;
+        weeks.retain(|week| *week >= from.week && *week <= writes::week(before));
+        let mut looks = 0;
+        for week in weeks {
+            let goes_on = week == from.week;
+            if !goes_on {
+                *clean = true;
+            }
+            for shard in (if goes_on { from.shard } else { 0 })..SHARDS {
+                let mut after = if goes_on && shard == from.shard { from.inbox.clone() } else { String::new() };
+                loop {
+                    let here = (i32::from(partition.0), week, shard, &after, LOOKS);
+                    let inboxes = self.cql.rows::<(String,)>(Pick::ActiveFrom, here).await?;
+                    let inboxes: Vec<_> = inboxes.into_iter().map(|row| row.0).collect();
+                    looks += inboxes.len();
+                    let Some(last) = inboxes.last().cloned() else { break };
+                    if let Some(again) = self.page(inboxes, &from, before, sweep, clean).await? {
+                        return Ok(Some(Stand { week, shard, inbox: again }));
+                    }
+                    after = last;
+                    if looks >= LOOKS as usize {
+                        return Ok(Some(Stand { week, shard, inbox: after }));
+                    }
+                }
+            }
+            if *clean && writes::week_end(week) <= before {
+                self.week_gone(partition, week).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Visits inboxes; answers after which one the next call begins, where not all were finished.
+    async fn page(
+        &self,
+        inboxes: Vec<String>,
+        from: &Stand,
+        before: Timestamp,
+        sweep: &mut Sweep,
+        clean: &mut bool,
+    ) -> PortResult<Option<String>> {
+        // Most have nothing to remove: that is found out many at once.
+        let look = async |inbox: String| {
+            let head = self.head(&inbox).await?;
+            let first = self.gather(&inbox, &head, head.ledger.gone.n + 1, 1).await?;
+            Ok::<_, schemas::port::PortError>((inbox, first.first().map(|first| first.head.recorded_at)))
+        };
+        let firsts: Vec<(String, Option<Timestamp>)> =
+            stream::iter(inboxes).map(look).buffered(READS).try_collect().await?;
+        let (mut previous, mut again) = (from.inbox.clone(), None);
+        for (inbox, first) in firsts {
+            let begin = previous == from.inbox && inbox > from.inbox;
+            match first {
+                None => {}
+                Some(first) if first >= before => {
+                    *clean = false;
+                    sweep.oldest = sweep.oldest.into_iter().chain([first]).min();
+                }
+                Some(_) if sweep.left == 0 => {
+                    again.get_or_insert(previous);
+                    break;
+                }
+                Some(_) => {
+                    let (waiting, removed) = (sweep.unreached.len(), sweep.removed);
+                    let finished = self.empty(&inbox, before, sweep, clean).await?;
+                    // What was returned is to be settled by the next call, which begins there. When it began there already and
+                    // removed nothing it goes on all the same: nobody else's entries wait for it.
+                    let stuck = begin && sweep.removed == removed;
+                    if !stuck && (sweep.unreached.len() > waiting || !finished) {
+                        again.get_or_insert(previous.clone());
+                    }
+                }
+            }
+            previous = inbox;
+        }
+        Ok(again)
+    }
+
+    /// Empties one inbox as far as it may; `false`: the call's bound ended it.
+    async fn empty(&self, name: &str, before: Timestamp, sweep: &mut Sweep, clean: &mut bool) -> PortResult<bool> {
+        let Some(inbox) = keys::parse_inbox(name) else { return Ok(true) };
+        // Settling writes back what is judged here.
+        let _alone = self.ledgers.lock().await;
+        let head: Head = self.head(name).await?;
+        let mut found = self.gather(name, &head, head.ledger.gone.n + 1, sweep.left + 1).await?;
+        let ids: Vec<_> = found.iter().map(|found| found.message.id).collect();
+        let mut states = self.states_of(&ids).await?;
+        let old = found.partition_point(|found| found.head.recorded_at < before);
+        let rest = found.split_off(old.min(sweep.left));
+        let finished = rest.first().is_none_or(|found| found.head.recorded_at >= before);
+        let mut oldest = rest.first().map(|found| found.head.recorded_at);
+        let mut ledger = head.ledger;
+        let mut stopped = false;
+        for Found { position, head, message } in found {
+            sweep.left -= 1;
+            let state = states.remove(&message.id).unwrap_or_default();
+            if !state.status().is_settled() {
+                (stopped, oldest) = (true, oldest.into_iter().chain([head.recorded_at]).min());
+                let super::rows::EntryHead { prev, recorded_at, .. } = head;
+                let position = Some(position);
+                sweep.unreached.push(Placed { message, inbox: inbox.clone(), position, prev, recorded_at, state });
+            } else if !stopped {
+                (ledger.gone, ledger.gone_one_way) = (position, head.one_way);
+                // What nobody can read any more is not unread.
+                ledger.seen += u64::from(head.notice && facts::counts_as_unread(&state));
+                sweep.removed += 1;
+                self.known.lock().remove(&message.id);
+            } else {
+                oldest = oldest.into_iter().chain([head.recorded_at]).min();
+            }
+        }
+        if ledger != head.ledger {
+            let stamp = self.stamp(inbox.partition).await?;
+            let mut rows =
+                vec![Write::new(Pick::SetLedger, vec![Text(name.into()), Blob(blob(&ledger)), BigInt(stamp)])];
+            for spent in head.forks.spent(ledger.gone.n) {
+                let epoch = i32::try_from(spent.0).unwrap_or(i32::MAX);
+                rows.push(Write::new(Pick::ForkGone, vec![BigInt(stamp), Text(name.into()), Int(epoch)]));
+            }
+            self.cql.send(rows).await?;
+        }
+        *clean &= oldest.is_none();
+        sweep.oldest = sweep.oldest.into_iter().chain(oldest).min();
+        Ok(finished)
+    }
+
+    /// Everything that was written in this week is gone: its lists go too.
+    async fn week_gone(&self, partition: Partition, week: i64) -> PortResult<()> {
+        let gone = |shard| vec![Int(i32::from(partition.0)), BigInt(week), Int(shard)];
+        let rows = (0..SHARDS).map(|shard| Write::new(Pick::ActiveGone, gone(shard))).collect();
+        self.cql.send_all(rows).await?;
+        self.bucket_gone(&writes::weeks(partition), week).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: Partition = Partition(1);
+    const NOON: Timestamp = Timestamp(1_000_000_000);
+
+    fn at(week: i64) -> Option<Stand> {
+        Some(Stand { week, shard: 0, inbox: "x".into() })
+    }
+
+    #[test]
+    fn nothing_is_looked_for_before_the_oldest_is_old() {
+        let rounds = Rounds::default();
+        assert!(rounds.begin(P, NOON).is_some());
+        rounds.end(P, at(7), Some(NOON.plus_ms(90_000)), false);
+        assert_eq!(rounds.begin(P, NOON), at(7), "a round goes on where it was");
+        rounds.end(P, None, Some(NOON.plus_ms(100_000)), false);
+        assert_eq!(rounds.begin(P, NOON.plus_ms(90_000)), None);
+        assert!(rounds.begin(P, NOON.plus_ms(90_001)).is_some());
+    }
+
+    #[test]
+    fn a_round_begins_once_a_minute_while_something_grows_old_all_the_time() {
+        let rounds = Rounds::default();
+        rounds.begin(P, NOON);
+        rounds.end(P, None, Some(NOON.plus_ms(10)), false);
+        assert_eq!(rounds.begin(P, NOON.plus_ms(59_999)), None);
+        assert!(rounds.begin(P, NOON.plus_ms(60_000)).is_some());
+    }
+
+    #[test]
+    fn what_is_left_old_is_looked_for_at_once() {
+        let rounds = Rounds::default();
+        rounds.begin(P, NOON);
+        rounds.end(P, None, Some(Timestamp(NOON.0 - 1)), false);
+        assert!(rounds.begin(P, NOON).is_some(), "it waits to be settled");
+    }
+}

@@ -1,0 +1,90 @@
+//! What stands in the columns that are ours alone: [`schemas::codec`] blobs.
+
+use std::sync::Arc;
+
+use schemas::{
+    Inbox, Message, Partition, Position, State, Timestamp,
+    codec::{self, Unreadable},
+    message::Kind,
+    port::Entry,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// What an entry adds to its message and its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EntryHead {
+    pub(super) prev: Position,
+    pub(super) one_way: u64,
+    pub(super) recorded_at: Timestamp,
+    /// Whether the message itself is one-way.
+    pub(super) notice: bool,
+}
+
+impl EntryHead {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self {
+            prev: entry.prev,
+            one_way: entry.one_way,
+            recorded_at: entry.recorded_at,
+            notice: is_notice(&entry.message),
+        }
+    }
+
+    pub(super) fn entry(self, inbox: Inbox, position: Position, message: Arc<Message>) -> Entry {
+        let Self { prev, one_way, recorded_at, .. } = self;
+        Entry { inbox, position, prev, one_way, recorded_at, message }
+    }
+}
+
+/// Whether a message counts as unread until it is opened.
+pub(super) fn is_notice(message: &Message) -> bool {
+    matches!(message.kind, Kind::OneWay)
+}
+
+/// What is known of an id without reading its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PlaceHead {
+    pub(super) recorded_at: Timestamp,
+    pub(super) fingerprint: [u8; 16],
+    pub(super) notice: bool,
+}
+
+/// What is known of an inbox besides its entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Ledger {
+    /// One-way messages that are no longer unread: read, withdrawn, or removed before they were read.
+    pub(super) seen: u64,
+    /// The last entry that retention removed.
+    pub(super) gone: Position,
+    /// The one-way messages written up to there.
+    pub(super) gone_one_way: u64,
+}
+
+/// A row of `places`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Place {
+    pub(super) inbox: Option<Inbox>,
+    /// `None` while it is scheduled, or while only facts are known.
+    pub(super) position: Option<Position>,
+    pub(super) head: Option<PlaceHead>,
+    pub(super) state: State,
+    /// The message, where it was scheduled.
+    pub(super) body: Option<Arc<Message>>,
+}
+
+impl Place {
+    /// The partition whose owner writes it.
+    pub(super) fn partition(&self) -> Option<Partition> {
+        self.inbox.as_ref().map(|inbox| inbox.partition)
+    }
+}
+
+/// Bytes of a column.
+pub(super) fn blob<T: Serialize>(value: &T) -> Vec<u8> {
+    codec::encode(value).into()
+}
+
+/// Reads [`blob`].
+pub(super) fn unblob<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
+    codec::decode(bytes)
+}

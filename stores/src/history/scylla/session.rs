@@ -1,0 +1,362 @@
+//! The session: connecting, sending what is written in few requests, reading, and saying of every failure whether it happened.
+//!
+//! A request carries many rows: rows of one CQL partition become one mutation, and rows of several partitions travel
+//! together unlogged, which costs a server a third of what single inserts cost (docs/cql.md has the figures). Everything sent
+//! is idempotent, because every row has its own write time and is written whole.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use schemas::{
+    limits::StoreLimits,
+    port::{PortError, PortResult},
+};
+use scylla::{
+    client::{PoolSize, execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
+    deserialize::row::DeserializeRow,
+    errors::{DbError, ExecutionError, RequestAttemptError},
+    policies::speculative_execution::SimpleSpeculativeExecutionPolicy,
+    serialize::row::SerializeRow,
+    statement::{
+        Consistency, SerialConsistency,
+        batch::{Batch, BatchType},
+        prepared::PreparedStatement,
+    },
+    value::CqlValue,
+};
+use tokio::sync::Semaphore;
+
+use super::statements::{Pick, Statements};
+use crate::{OpenError, urls::Address};
+
+/// Rows of one request: past some tens more rows make it no cheaper, and a lost request repeats fewer.
+const ROWS: usize = 60;
+/// Bytes of one request of several rows: a server refuses batches of 50 KiB (Cassandra's default), its own count included.
+const BYTES: usize = 32 * 1024;
+/// What a row weighs besides its values.
+const ROW_BYTES: usize = 96;
+/// Rows of one page of a read.
+const PAGE: i32 = 256;
+/// How long a request may take before the same is asked of another node, as a part of the whole time.
+const SPECULATE: u32 = 6;
+
+/// One row to be written.
+#[derive(Debug, Clone)]
+pub(super) struct Write {
+    pub(super) pick: Pick,
+    pub(super) values: Vec<CqlValue>,
+    pub(super) weight: usize,
+}
+
+impl Write {
+    pub(super) fn new(pick: Pick, values: Vec<CqlValue>) -> Self {
+        let weight = values.iter().map(weight).sum::<usize>() + ROW_BYTES;
+        Self { pick, values, weight }
+    }
+}
+
+fn weight(value: &CqlValue) -> usize {
+    match value {
+        CqlValue::Blob(bytes) => bytes.len() + 4,
+        CqlValue::Text(text) => text.len() + 4,
+        CqlValue::Uuid(_) => 20,
+        _ => 12,
+    }
+}
+
+/// Cuts rows into requests, in order; a unit's rows stay together unless they are too many for any request.
+pub(super) fn cut(units: impl IntoIterator<Item = Vec<Write>>) -> Vec<Vec<Write>> {
+    let (mut requests, mut open, mut bytes) = (Vec::new(), Vec::<Write>::new(), 0);
+    for unit in units {
+        let heavy: usize = unit.iter().map(|row| row.weight).sum();
+        if !open.is_empty() && (bytes + heavy > BYTES || open.len() + unit.len() > ROWS) {
+            requests.push(std::mem::take(&mut open));
+            bytes = 0;
+        }
+        if heavy > BYTES {
+            // A row alone is no batch and may be of any size.
+            requests.extend(unit.into_iter().map(|row| vec![row]));
+            continue;
+        }
+        bytes += heavy;
+        open.extend(unit);
+    }
+    if !open.is_empty() {
+        requests.push(open);
+    }
+    requests
+}
+
+/// A connected cluster.
+pub(super) struct Cql {
+    pub(super) session: Session,
+    pub(super) statements: Statements,
+    pub(super) timeout: Duration,
+    /// Requests on their way at once: what a cluster in trouble makes wait, waits here.
+    gate: Semaphore,
+}
+
+impl Cql {
+    /// Connects and prepares every statement.
+    pub(super) async fn open(address: &Address, limits: &StoreLimits) -> Result<Self, OpenError> {
+        let session = connect(address, limits).await?;
+        let statements = Statements::prepare(&session, &address.path).await.map_err(|why| {
+            OpenError::Address(format!(
+                "`{address}`: the tables are not as this release needs them ({why}): run `esh3ar schema apply`"
+            ))
+        })?;
+        Ok(Self { session, statements, timeout, gate: Semaphore::new(limits.cql_requests.max(1)) })
+    }
+
+    /// Writes rows in one request. One row, or rows of one CQL partition, stand whole or not at all.
+    pub(super) async fn send(&self, rows: Vec<Write>) -> PortResult<()> {
+        self.request(rows, BatchType::Unlogged).await
+    }
+
+    /// Writes rows in one request, all or none, sooner or later: for rows of several partitions that must agree.
+    pub(super) async fn send_together(&self, rows: Vec<Write>) -> PortResult<()> {
+        self.request(rows, BatchType::Logged).await
+    }
+
+    async fn request(&self, mut rows: Vec<Write>, kind: BatchType) -> PortResult<()> {
+        let _room = self.gate.acquire().await.map_err(|_| closed())?;
+        metrics_of(rows.len());
+        let outcome = if rows.len() == 1 {
+            let Some(row) = rows.pop() else { return Ok(()) };
+            self.session.execute_unpaged(self.statements.get(row.pick), row.values).await
+        } else if rows.is_empty() {
+            return Ok(());
+        } else {
+            let mut batch = Batch::new(kind);
+            batch.set_is_idempotent(true);
+            let mut values = Vec::with_capacity(rows.len());
+            for row in rows {
+                batch.append_statement(self.statements.get(row.pick).clone());
+                values.push(row.values);
+            }
+            self.session.batch(&batch, values).await
+        };
+        outcome.map(drop).map_err(|why| written(&why))
+    }
+
+    /// Writes rows in as few requests as they fit in, at once and in no order.
+    pub(super) async fn send_all(&self, rows: Vec<Write>) -> PortResult<()> {
+        let requests = cut(rows.into_iter().map(|row| vec![row]));
+        stream::iter(requests).map(|rows| self.send(rows)).buffer_unordered(16).try_collect().await
+    }
+
+    /// Reads rows of one CQL partition: few, or at most as many as the statement's limit.
+    pub(super) async fn rows<R>(&self, pick: Pick, values: impl SerializeRow) -> PortResult<Vec<R>>
+    where
+        R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
+    {
+        let _room = self.gate.acquire().await.map_err(|_| closed())?;
+        let found = self.session.execute_unpaged(self.statements.get(pick), values).await.map_err(|why| read(&why))?;
+        let found = found.into_rows_result().map_err(|why| strange(&why))?;
+        let rows = found.rows::<R>().map_err(|why| strange(&why))?;
+        rows.collect::<Result<_, _>>().map_err(|why| strange(&why))
+    }
+
+    /// Reads many rows, a page at a time.
+    pub(super) async fn pages<R>(&self, pick: Pick, values: impl SerializeRow) -> PortResult<Vec<R>>
+    where
+        R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata> + 'static,
+    {
+        let _room = self.gate.acquire().await.map_err(|_| closed())?;
+        let statement = self.statements.get(pick).clone();
+        let pager = tokio::time::timeout(self.timeout, self.session.execute_iter(statement, values)).await;
+        let pager = pager.map_err(|_| slow())?.map_err(|why| PortError::Unavailable(why.to_string()))?;
+        let rows = pager.rows_stream::<R>().map_err(|why| strange(&why))?;
+        rows.try_collect().await.map_err(|why| PortError::Unavailable(why.to_string()))
+    }
+
+    /// Runs a statement whose condition decides; answers whether it was applied.
+    pub(super) async fn decide(&self, pick: Pick, values: impl SerializeRow) -> PortResult<bool> {
+        let _room = self.gate.acquire().await.map_err(|_| closed())?;
+        let found =
+            self.session.execute_unpaged(self.statements.get(pick), values).await.map_err(|why| written(&why))?;
+        let found = found.into_rows_result().map_err(|why| strange(&why))?;
+        // The servers answer different columns besides this one: it is found by its name.
+        let at = found.column_specs().get_by_name("[applied]").map_or(0, |(index, _)| index);
+        let row = found.maybe_first_row::<scylla::value::Row>().map_err(|why| strange(&why))?;
+        let applied = row.and_then(|row| row.columns.into_iter().nth(at).flatten());
+        Ok(matches!(applied, Some(CqlValue::Boolean(true))))
+    }
+}
+
+/// Connects to the cluster; the keyspace need not be there.
+pub(super) async fn connect(address: &Address, limits: &StoreLimits) -> Result<Session, OpenError> {
+    let wrong = |why: String| OpenError::Address(format!("`{address}`: {why}"));
+    if address.scheme != "scylla" {
+        return Err(wrong("the history's address begins with scylla://".into()));
+    }
+    address.only(&["dc", "replication", "tls", "ca", "ttl_days"])?;
+    let name = &address.path;
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.is_empty()
+        || name.len() > 40
+        || !name.chars().all(fine)
+        || !name.starts_with(|c: char| c.is_ascii_lowercase())
+    {
+        return Err(wrong(
+            "a keyspace of a-z, 0-9 and '_' is named behind the hosts, e.g. scylla://host:9042/esh3ar".into(),
+        ));
+    }
+    let timeout = Duration::from_millis(limits.cql_ms);
+    let profile = ExecutionProfile::builder()
+        .consistency(Consistency::LocalQuorum)
+        .serial_consistency(Some(SerialConsistency::LocalSerial))
+        .request_timeout(Some(timeout))
+        .speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
+            max_retry_count: 2,
+            retry_interval: timeout / SPECULATE,
+        })))
+        .build();
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&address.hosts)
+        .default_execution_profile_handle(profile.into_handle())
+        .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
+        .keepalive_interval(Duration::from_secs(5))
+        .keepalive_timeout(Duration::from_secs(5))
+        .connection_timeout(timeout)
+        .schema_agreement_timeout(Duration::from_secs(30))
+        .fetch_schema_metadata(true);
+    if let Some(dc) = address.options.get("dc") {
+        builder = builder.prefer_datacenter(dc.clone());
+    }
+    if let Some(user) = &address.user {
+        builder = builder.user(user, address.password.as_deref().unwrap_or_default());
+    }
+    if address.options.get("tls").is_some_and(|tls| tls != "false") {
+        builder = builder.tls_context(Some(tls(address)?));
+    }
+    // The driver tries every host and every address; what it says last is the reason.
+    let connecting = tokio::time::timeout(timeout * 3, builder.build()).await;
+    match connecting {
+        Ok(Ok(session)) => Ok(session),
+        Ok(Err(why)) => Err(wrong(refusal(&why.to_string(), address))),
+        Err(_) => Err(wrong(format!(
+            "no server answered within {} ms: do they run, and can this machine reach them?",
+            timeout.as_millis() * 3
+        ))),
+    }
+}
+
+/// What to do about a connection that was refused.
+fn refusal(why: &str, address: &Address) -> String {
+    let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    if says(&["credentials", "Authentication", "authentication", "username"]) {
+        let user = address.user.as_deref().unwrap_or("nobody");
+        return format!("the servers do not let user `{user}` in ({why}): check user and password of the address");
+    }
+    if says(&["resolve"]) {
+        return format!("no host of it is known by its name ({why}): check the host names");
+    }
+    if says(&["tls", "TLS", "certificate", "Tls"]) {
+        return format!("no safe connection is made ({why}): check `tls` and `ca`");
+    }
+    format!("no server answers there ({why}): do they run, is it the port of CQL, and do they ask for tls?")
+}
+
+/// What the servers' certificates are checked with.
+fn tls(address: &Address) -> Result<Arc<rustls::ClientConfig>, OpenError> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let wrong = |why: String| OpenError::Address(format!("`{address}`: {why}"));
+    let Some(path) = address.options.get("ca") else {
+        return Err(wrong(
+            "`tls` needs `ca=FILE`, the certificate (PEM) that the servers' certificates are signed with".into(),
+        ));
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    let unreadable = |why: &dyn std::fmt::Display| wrong(format!("the certificate {path} cannot be read: {why}"));
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|why| unreadable(&why))? {
+        let certificate = certificate.map_err(|why| unreadable(&why))?;
+        roots.add(certificate).map_err(|why| unreadable(&why))?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|why| wrong(format!("TLS cannot be set up: {why}")))?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// Statements are prepared with these: every one may be repeated.
+pub(super) async fn prepare(session: &Session, text: &str) -> Result<PreparedStatement, String> {
+    let mut prepared = session.prepare(text).await.map_err(|why| why.to_string())?;
+    prepared.set_is_idempotent(true);
+    prepared.set_page_size(PAGE);
+    Ok(prepared)
+}
+
+fn metrics_of(rows: usize) {
+    super::traffic::count(rows);
+}
+
+fn closed() -> PortError {
+    PortError::Unavailable("the history is being closed".into())
+}
+
+fn slow() -> PortError {
+    PortError::Unavailable("the history did not answer in time".into())
+}
+
+fn strange(why: &dyn std::fmt::Display) -> PortError {
+    PortError::Unavailable(format!("the history answered what was not asked: {why}"))
+}
+
+/// A row whose bytes this release cannot read.
+pub(super) fn broken(table: &str, why: &dyn std::fmt::Display) -> PortError {
+    PortError::Unavailable(format!("a row of `{table}` cannot be read: {why}"))
+}
+
+/// A read that failed did nothing: asking again may help.
+fn read(why: &ExecutionError) -> PortError {
+    PortError::Unavailable(why.to_string())
+}
+
+/// Whether a write that failed may have happened. Nothing here is a reason to give a message up, so nothing is rejected that
+/// a mended cluster would take.
+fn written(why: &ExecutionError) -> PortError {
+    let text = why.to_string();
+    match why {
+        ExecutionError::BadQuery(_) => PortError::Rejected(text),
+        ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) | ExecutionError::PrepareError(_) => {
+            PortError::Unavailable(text)
+        }
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => match error {
+            DbError::WriteTimeout { .. } | DbError::WriteFailure { .. } | DbError::ServerError => {
+                PortError::Unknown(text)
+            }
+            _ => PortError::Unavailable(text),
+        },
+        ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => PortError::Unavailable(text),
+        _ => PortError::Unknown(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(bytes: usize) -> Write {
+        Write::new(Pick::Entry, vec![CqlValue::Blob(vec![0; bytes])])
+    }
+
+    #[test]
+    fn requests_are_neither_too_long_nor_too_heavy_and_units_stay_whole() {
+        let units = (0..100).map(|n| vec![row(10), row(if n % 10 == 0 { 9_000 } else { 200 })]);
+        let requests = cut(units);
+        assert_eq!(requests.iter().map(Vec::len).sum::<usize>(), 200);
+        for request in &requests {
+            assert!(request.len() <= ROWS && request.len() % 2 == 0, "{}", request.len());
+            assert!(request.iter().map(|row| row.weight).sum::<usize>() <= BYTES);
+        }
+        assert!(cut(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn a_row_too_heavy_for_a_batch_goes_alone() {
+        let requests = cut([vec![row(10)], vec![row(10), row(60_000)], vec![row(10)]]);
+        assert_eq!(requests.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1, 1]);
+    }
+}

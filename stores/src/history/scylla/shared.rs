@@ -1,0 +1,300 @@
+//! What the parts of this adapter share: the session, the time, who owns what, and what is remembered.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
+use schemas::{
+    Clock, Epoch, Inbox, MessageId, Partition, Position, State,
+    limits::StoreLimits,
+    port::{PortError, PortResult, Tail},
+};
+use scylla::value::CqlValue;
+
+use super::{
+    ages::Ages,
+    counts::Counts,
+    forks::{Fork, Forks},
+    keys::{self, Stamps},
+    retention::Rounds,
+    rows::{EntryHead, Ledger, Place, unblob},
+    session::{Cql, Write, broken},
+    statements::Pick,
+};
+
+/// Ids of one slot asked for at once: ScyllaDB takes a hundred keys in one restriction.
+const IDS: usize = 100;
+/// Reads of one call on their way at once.
+pub(super) const READS: usize = 32;
+/// Inboxes and buckets remembered as written to, and ends that were answered: some tens of bytes each.
+const MARKS: usize = 100_000;
+
+/// What is remembered of a message while facts about it come in.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Known {
+    pub(super) state: State,
+    /// Its inbox and place, where it has one, and whether it is one-way.
+    pub(super) place: Option<(Inbox, Position, bool)>,
+}
+
+/// What stands in the due-table of a partition that this process owns.
+#[derive(Debug, Clone, Default)]
+pub(super) struct DueIndex {
+    pub(super) buckets: BTreeSet<i64>,
+    /// Nothing stands before this time.
+    pub(super) floor: i64,
+    /// The earliest time that was added since the last look began.
+    pub(super) fresh: i64,
+}
+
+/// The head of an inbox.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Head {
+    pub(super) forks: Forks,
+    pub(super) bucket: i64,
+    pub(super) ledger: Ledger,
+}
+
+impl Head {
+    /// Whether a row at this place is an entry that is kept.
+    pub(super) fn has(&self, at: Position) -> bool {
+        self.forks.is_live(at) && at.n > self.ledger.gone.n
+    }
+}
+
+pub(super) struct Shared {
+    pub(super) cql: Cql,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) stamps: Stamps,
+    /// How long rows stand, s.
+    pub(super) ttl: i32,
+    /// Partitions that this process took over, with the epoch it was given.
+    pub(super) mine: Mutex<BTreeMap<Partition, Epoch>>,
+    /// The newest epoch known of a partition.
+    pub(super) newest: Mutex<HashMap<Partition, Epoch>>,
+    pub(super) known: Mutex<Ages<MessageId, Known>>,
+    /// Ends that were answered to the owner: it goes on from them.
+    pub(super) ends: Mutex<Ages<Inbox, Position>>,
+    /// Rows that say of a bucket that it is used.
+    pub(super) marks: Mutex<Ages<(String, i64), ()>>,
+    /// Places whose write failed and was not repeated yet: nothing of their inbox is written after them.
+    pub(super) failed: Mutex<HashMap<Inbox, BTreeSet<Position>>>,
+    pub(super) due: Mutex<HashMap<Partition, DueIndex>>,
+    /// Ledgers are read and written back, by settling and by retention: one at a time.
+    pub(super) ledgers: tokio::sync::Mutex<()>,
+    pub(super) rounds: Rounds,
+    pub(super) counts: Counts,
+}
+
+impl Shared {
+    pub(super) fn new(cql: Cql, clock: Arc<dyn Clock>, limits: &StoreLimits, ttl: i32) -> Self {
+        Self {
+            cql,
+            stamps: Stamps::new(clock.clone()),
+            clock,
+            ttl,
+            mine: Mutex::default(),
+            newest: Mutex::default(),
+            known: Mutex::new(Ages::new(limits.cql_states)),
+            ends: Mutex::new(Ages::new(MARKS)),
+            marks: Mutex::new(Ages::new(MARKS)),
+            failed: Mutex::default(),
+            due: Mutex::default(),
+            ledgers: tokio::sync::Mutex::default(),
+            rounds: Rounds::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// The epoch to write with: that of this process's own takeover; else the one that stands.
+    pub(super) async fn epoch(&self, partition: Partition) -> PortResult<Epoch> {
+        if let Some(epoch) = self.mine.lock().get(&partition) {
+            return Ok(*epoch);
+        }
+        if let Some(epoch) = self.newest.lock().get(&partition) {
+            return Ok(*epoch);
+        }
+        let epoch = self.stored_epoch(partition).await?;
+        self.newest.lock().insert(partition, epoch);
+        Ok(epoch)
+    }
+
+    /// The epoch that stands.
+    pub(super) async fn stored_epoch(&self, partition: Partition) -> PortResult<Epoch> {
+        let rows = self.cql.rows::<(i32,)>(Pick::Epoch, (i32::from(partition.0),)).await?;
+        Ok(Epoch(rows.first().map_or(0, |row| u32::try_from(row.0).unwrap_or(0))))
+    }
+
+    /// A write time for rows of this partition.
+    pub(super) async fn stamp(&self, partition: Partition) -> PortResult<i64> {
+        Ok(self.stamps.next(self.epoch(partition).await?))
+    }
+
+    /// Says that an overtaken owner writes.
+    pub(super) fn fence(&self, partition: Partition, epoch: Epoch) -> PortResult<()> {
+        let owned = self.mine.lock().get(&partition).copied();
+        let newest = self.newest.lock().get(&partition).copied();
+        match owned.max(newest.filter(|_| owned.is_some())) {
+            Some(newest) if newest > epoch => Err(PortError::Fenced(format!(
+                "partition {partition} is owned since epoch {}, and this write is of epoch {}",
+                newest.0, epoch.0
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks whether partitions that this process owns were taken over by another. Few keys, and rarely: a process that was
+    /// overtaken is told by its writes being fenced, and does no harm until then.
+    pub(super) async fn look_for_newer(&self) {
+        let mine: Vec<Partition> = self.mine.lock().keys().copied().collect();
+        for partition in mine {
+            // Not answered: asked again at the next look.
+            if let Ok(epoch) = self.stored_epoch(partition).await {
+                let mut newest = self.newest.lock();
+                let known = newest.entry(partition).or_default();
+                *known = (*known).max(epoch);
+            }
+        }
+    }
+
+    /// Drops what was learnt as the owner of these partitions: others may have written since.
+    pub(super) fn forget(&self, partitions: &[Partition]) {
+        self.known.lock().clear();
+        self.ends.lock().clear();
+        self.failed.lock().retain(|inbox, _| !partitions.contains(&inbox.partition));
+        self.due.lock().retain(|partition, _| !partitions.contains(partition));
+    }
+
+    /// Rows that say of a bucket that it is used; nothing where that was said lately.
+    pub(super) fn mark(&self, name: String, bucket: i64, rows: &mut Vec<Write>) {
+        let key = (name, bucket);
+        if self.marks.lock().get(&key).is_none() {
+            rows.push(Write::new(Pick::AddBucket, vec![CqlValue::Text(key.0), CqlValue::BigInt(bucket)]));
+        }
+    }
+
+    /// Remembers it, once it is written.
+    pub(super) fn marked(&self, name: String, bucket: i64) {
+        self.marks.lock().put((name, bucket), ());
+    }
+
+    pub(super) async fn buckets(&self, name: &str) -> PortResult<Vec<i64>> {
+        let rows = self.cql.pages::<(i64,)>(Pick::Buckets, (name,)).await?;
+        Ok(rows.into_iter().map(|row| row.0).collect())
+    }
+
+    pub(super) async fn head(&self, inbox: &str) -> PortResult<Head> {
+        type Row = (Option<i32>, Option<i64>, Option<i32>, Option<i64>, Option<Vec<u8>>);
+        let rows = self.cql.rows::<Row>(Pick::Head, (inbox,)).await?;
+        let (mut forks, mut head) = (Vec::with_capacity(rows.len()), Head::default());
+        for (epoch, n, prev, bucket, ledger) in rows {
+            head.bucket = bucket.unwrap_or(0);
+            if let Some(ledger) = ledger {
+                head.ledger = unblob(&ledger).map_err(|why| broken("inboxes", &why))?;
+            }
+            if let (Some(epoch), Some(n), Some(prev)) = (epoch, n, prev) {
+                let at = keys::position(n, epoch);
+                forks.push(Fork { epoch: at.epoch, n: at.n, prev: keys::position(0, prev).epoch });
+            }
+        }
+        head.forks = Forks::new(forks);
+        Ok(head)
+    }
+
+    /// The last entry of an inbox that stands there unbroken.
+    pub(super) async fn end(&self, inbox: &str, head: &Head) -> PortResult<Tail> {
+        /// Rows looked at from the end of a bucket: what was on its way when an owner died is fewer.
+        const LOOKED: i32 = 64;
+        let gone = Tail { position: head.ledger.gone, one_way: head.ledger.gone_one_way };
+        if head.forks.is_empty() {
+            return Ok(gone);
+        }
+        for bucket in (keys::bucket(gone.position.n + 1)..=head.bucket).rev() {
+            let rows = self.cql.rows::<(i64, i32, Vec<u8>)>(Pick::HeadsDown, (inbox, bucket, LOOKED)).await?;
+            let live = rows.iter().rev().map(|(n, epoch, head)| (keys::position(*n, *epoch), head));
+            let mut last: Option<(Position, &Vec<u8>)> = None;
+            for (at, row) in live.filter(|(at, _)| head.has(*at)) {
+                if last.is_some_and(|(last, _)| at.n != last.n + 1) {
+                    break;
+                }
+                last = Some((at, row));
+            }
+            if let Some((position, row)) = last {
+                let row: EntryHead = unblob(row).map_err(|why| broken("entries_by_inbox", &why))?;
+                return Ok(Tail { position, one_way: row.one_way });
+            }
+        }
+        Ok(gone)
+    }
+
+    /// The rows of ids; those that are not there are missing.
+    pub(super) async fn places(&self, ids: &[MessageId]) -> PortResult<HashMap<MessageId, Place>> {
+        type Row =
+            (uuid::Uuid, Option<String>, Option<i32>, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
+        let asked = by_slot(ids);
+        let found: Vec<Vec<Row>> = stream::iter(asked)
+            .map(|(slot, ids)| self.cql.rows::<Row>(Pick::Places, (slot, ids)))
+            .buffer_unordered(READS)
+            .try_collect()
+            .await?;
+        let unread = |why: &dyn std::fmt::Display| broken("places", why);
+        let mut places = HashMap::with_capacity(ids.len());
+        for (id, inbox, epoch, n, head, state, body) in found.into_iter().flatten() {
+            let place = Place {
+                inbox: inbox.and_then(|text| keys::parse_inbox(&text)),
+                position: n.zip(epoch).map(|(n, epoch)| keys::position(n, epoch)),
+                head: head.map(|bytes| unblob(&bytes)).transpose().map_err(|why| unread(&why))?,
+                state: state.map(|bytes| unblob(&bytes)).transpose().map_err(|why| unread(&why))?.unwrap_or_default(),
+                body: body.map(|bytes| unblob(&bytes)).transpose().map_err(|why| unread(&why))?,
+            };
+            places.insert(MessageId(id), place);
+        }
+        Ok(places)
+    }
+
+    /// What became of ids, without looking whether they still stand.
+    pub(super) async fn states_of(&self, ids: &[MessageId]) -> PortResult<HashMap<MessageId, State>> {
+        let asked = by_slot(ids);
+        let found: Vec<Vec<(uuid::Uuid, Option<Vec<u8>>)>> = stream::iter(asked)
+            .map(|(slot, ids)| self.cql.rows(Pick::States, (slot, ids)))
+            .buffer_unordered(READS)
+            .try_collect()
+            .await?;
+        let mut states = HashMap::with_capacity(ids.len());
+        for (id, state) in found.into_iter().flatten() {
+            if let Some(bytes) = state {
+                states.insert(MessageId(id), unblob(&bytes).map_err(|why| broken("places", &why))?);
+            }
+        }
+        Ok(states)
+    }
+
+    /// The heads of inboxes.
+    pub(super) async fn heads(&self, inboxes: HashSet<Inbox>) -> PortResult<HashMap<Inbox, Head>> {
+        stream::iter(inboxes)
+            .map(async |inbox| {
+                let head = self.head(&keys::inbox(&inbox)).await?;
+                Ok((inbox, head))
+            })
+            .buffer_unordered(READS)
+            .try_collect()
+            .await
+    }
+}
+
+/// Ids by the slot they stand in, so many at once.
+fn by_slot(ids: &[MessageId]) -> Vec<(i64, Vec<uuid::Uuid>)> {
+    let mut slots = HashMap::<i64, BTreeSet<uuid::Uuid>>::new();
+    for id in ids {
+        slots.entry(keys::slot(*id)).or_default().insert(id.0);
+    }
+    let mut asked = Vec::with_capacity(slots.len());
+    for (slot, ids) in slots {
+        let ids: Vec<_> = ids.into_iter().collect();
+        asked.extend(ids.chunks(IDS).map(|ids| (slot, ids.to_vec())));
+    }
+    asked
+}

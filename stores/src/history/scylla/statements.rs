@@ -1,0 +1,114 @@
+//! Every statement, prepared once.
+
+use scylla::{client::session::Session, statement::prepared::PreparedStatement};
+
+use super::session::prepare;
+
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Names a statement.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub(super) enum Pick { $($(#[$doc])* $name,)* }
+
+        const TEXTS: &[&str] = &[$($text),*];
+    };
+}
+
+statements! {
+    Entry = "INSERT INTO KS.entries_by_inbox (inbox, bucket, n, epoch, head, body) VALUES (?, ?, ?, ?, ?, ?) USING TTL ?",
+    EntriesUp = "SELECT n, epoch, head, body FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n >= ? LIMIT ?",
+    EntriesDown = "SELECT n, epoch, head, body FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n <= ? ORDER BY n DESC, epoch DESC LIMIT ?",
+    HeadsDown = "SELECT n, epoch, head FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? ORDER BY n DESC, epoch DESC LIMIT ?",
+    EntryAt = "SELECT head, body FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n = ? AND epoch = ?",
+    EntryHead = "SELECT head FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n = ? AND epoch = ?",
+
+    Fork = "INSERT INTO KS.inboxes (inbox, epoch, n, prev) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
+    ForkGone = "DELETE FROM KS.inboxes USING TIMESTAMP ? WHERE inbox = ? AND epoch = ?",
+    Bucket = "INSERT INTO KS.inboxes (inbox, bucket) VALUES (?, ?) USING TIMESTAMP ?",
+    SetLedger = "INSERT INTO KS.inboxes (inbox, ledger) VALUES (?, ?) USING TIMESTAMP ?",
+    Head = "SELECT epoch, n, prev, bucket, ledger FROM KS.inboxes WHERE inbox = ?",
+
+    Place = "INSERT INTO KS.places (slot, id, inbox, epoch, n, head) VALUES (?, ?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?",
+    Scheduled = "INSERT INTO KS.places (slot, id, inbox, head, body) VALUES (?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?",
+    SetState = "UPDATE KS.places USING TTL ? AND TIMESTAMP ? SET state = ? WHERE slot = ? AND id = ?",
+    Forget = "DELETE FROM KS.places USING TIMESTAMP ? WHERE slot = ? AND id = ?",
+    Places = "SELECT id, inbox, epoch, n, head, state, body FROM KS.places WHERE slot = ? AND id IN ?",
+    States = "SELECT id, state FROM KS.places WHERE slot = ? AND id IN ?",
+
+    Active = "INSERT INTO KS.active (partition, week, shard, inbox) VALUES (?, ?, ?, ?)",
+    ActiveFrom = "SELECT inbox FROM KS.active WHERE partition = ? AND week = ? AND shard = ? AND inbox > ? LIMIT ?",
+    ActiveGone = "DELETE FROM KS.active WHERE partition = ? AND week = ? AND shard = ?",
+
+    Due = "INSERT INTO KS.due (name, bucket, at, id, kind, value) VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?",
+    DueGone = "DELETE FROM KS.due USING TIMESTAMP ? WHERE name = ? AND bucket = ? AND at = ? AND id = ? AND kind = ?",
+    DueFrom = "SELECT at, id, kind, value FROM KS.due WHERE name = ? AND bucket = ? AND at >= ? AND at <= ? LIMIT ?",
+
+    AddBucket = "INSERT INTO KS.buckets (name, bucket) VALUES (?, ?)",
+    BucketGone = "DELETE FROM KS.buckets WHERE name = ? AND bucket = ?",
+    Buckets = "SELECT bucket FROM KS.buckets WHERE name = ?",
+
+    Cursor = "INSERT INTO KS.cursors (user, device, partition, position) VALUES (?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?",
+    Cursors = "SELECT device, partition, position FROM KS.cursors WHERE user = ?",
+
+    Dead = "INSERT INTO KS.dead (day, shard, at, id, round, letter) VALUES (?, ?, ?, ?, ?, ?) USING TTL ?",
+    DeadGone = "DELETE FROM KS.dead WHERE day = ? AND shard = ? AND at = ? AND id = ? AND round = ?",
+    DeadFrom = "SELECT at, id, round, letter FROM KS.dead WHERE day = ? AND shard = ? AND (at, id, round) < (?, ?, ?) LIMIT ?",
+    DeadAt = "SELECT letter FROM KS.dead WHERE day = ? AND shard = ? AND at = ? AND id = ? AND round = ?",
+    DeadName = "INSERT INTO KS.dead_by_id (id, round, at, tenant, waits) VALUES (?, ?, ?, ?, ?) USING TTL ?",
+    DeadNameGone = "DELETE FROM KS.dead_by_id WHERE id = ? AND round = ?",
+    DeadNames = "SELECT round, at, tenant, waits FROM KS.dead_by_id WHERE id = ?",
+
+    Recipients = "INSERT INTO KS.recipients (broadcast, attempt, chunk, phones) VALUES (?, ?, ?, ?) USING TTL ?",
+    Chunks = "SELECT chunk, phones FROM KS.recipients WHERE broadcast = ? AND attempt = ? AND chunk >= ? AND chunk <= ?",
+    Running = "INSERT INTO KS.running (one, at, broadcast) VALUES (0, ?, ?) USING TTL ?",
+    RunningGone = "DELETE FROM KS.running WHERE one = 0 AND at = ? AND broadcast = ?",
+    AllRunning = "SELECT at, broadcast FROM KS.running WHERE one = 0",
+
+    Count = "INSERT INTO KS.counts (name, process, value) VALUES (?, ?, ?)",
+    Counts = "SELECT process, value FROM KS.counts WHERE name = ?",
+
+    Epoch = "SELECT epoch FROM CTL.epochs WHERE partition = ?",
+    FirstEpoch = "INSERT INTO CTL.epochs (partition, epoch) VALUES (?, ?) IF NOT EXISTS",
+    NextEpoch = "UPDATE CTL.epochs SET epoch = ? WHERE partition = ? IF epoch = ?",
+    Begin = "INSERT INTO CTL.broadcasts (id, attempt, asked, recipients, version, progress) VALUES (?, ?, ?, ?, 0, ?) IF NOT EXISTS USING TTL ?",
+    Progress = "UPDATE CTL.broadcasts USING TTL ? SET version = ?, progress = ? WHERE id = ? IF version = ?",
+    Broadcast = "SELECT attempt, asked, recipients, version, progress FROM CTL.broadcasts WHERE id = ?",
+}
+
+/// All of them.
+pub(super) struct Statements(Vec<PreparedStatement>);
+
+impl Statements {
+    /// Prepares all for this keyspace; says what is missing.
+    pub(super) async fn prepare(session: &Session, keyspace: &str) -> Result<Self, String> {
+        let texts = TEXTS.iter().map(|text| fill(text, keyspace));
+        let mut prepared = futures::future::try_join_all(texts.map(async |text| prepare(session, &text).await)).await?;
+        for pick in [Pick::Epoch, Pick::Broadcast] {
+            // What a transaction left half done is finished before this is answered.
+            if let Some(statement) = prepared.get_mut(pick as usize) {
+                statement.set_consistency(scylla::statement::Consistency::LocalSerial);
+            }
+        }
+        Ok(Self(prepared))
+    }
+
+    pub(super) fn get(&self, pick: Pick) -> &PreparedStatement {
+        &self.0[pick as usize]
+    }
+}
+
+/// The text for a keyspace.
+fn fill(text: &str, keyspace: &str) -> String {
+    text.replace("KS.", &format!("{keyspace}.")).replace("CTL.", &format!("{}.", super::schema::control(keyspace)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pick_has_its_text() {
+        assert!(TEXTS[Pick::Broadcast as usize].contains("CTL.broadcasts"));
+        assert_eq!(fill(TEXTS[Pick::Epoch as usize], "e"), "SELECT epoch FROM e_control.epochs WHERE partition = ?");
+    }
+}

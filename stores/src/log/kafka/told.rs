@@ -1,0 +1,193 @@
+//! What librdkafka tells: its log lines go to ours, the last trouble of a connection is kept for sentences, and its codes are
+//! split by *did it happen?*.
+
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
+    types::RDKafkaErrorCode as Code,
+};
+use schemas::port::PortError;
+
+use crate::OpenError;
+
+use super::settings::Settings;
+
+/// What every client of ours listens with.
+#[derive(Debug, Default)]
+pub(crate) struct Ear {
+    trouble: Mutex<Option<(Code, String)>>,
+}
+
+impl Ear {
+    /// The last trouble, and forgets it.
+    pub(crate) fn trouble(&self) -> Option<(Code, String)> {
+        self.trouble.lock().take()
+    }
+
+    /// Keeps what went wrong.
+    pub(crate) fn heard(&self, error: &KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+        if let Some(code) = error.rdkafka_error_code() {
+            let mut trouble = self.trouble.lock();
+            // "All brokers are down" says less than why.
+            if code != Code::AllBrokersDown || trouble.is_none() {
+                *trouble = Some((code, reason.to_owned()));
+            }
+        }
+    }
+}
+
+impl ClientContext for Ear {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.heard(&error, reason);
+    }
+}
+
+impl ConsumerContext for Ear {}
+
+/// Passes one of librdkafka's log lines on.
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            tracing::warn!(facility, line, "kafka");
+        }
+        RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => tracing::info!(facility, line, "kafka"),
+        _ => tracing::debug!(facility, line, "kafka"),
+    }
+}
+
+/// Why a cluster could not be asked at start, with what to do.
+pub(crate) fn unreachable(settings: &Settings, trouble: Option<(Code, String)>, otherwise: &str) -> OpenError {
+    let (code, why) = trouble.unwrap_or((Code::BrokerTransportFailure, otherwise.to_owned()));
+    let at = &settings.shown;
+    match code {
+        Code::Authentication | Code::SaslAuthenticationFailed => OpenError::Address(format!(
+            "Kafka at {at} refused the login ({why}): check user, password and `mechanism` of `stores.log`, and that the user is \
+             known to the brokers"
+        )),
+        Code::SSL => OpenError::Address(format!(
+            "TLS with Kafka at {at} failed ({why}): check that the port is a TLS port and that `ca` names the authority of the \
+             brokers' certificates"
+        )),
+        Code::ClusterAuthorizationFailed | Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed => {
+            OpenError::Address(format!(
+                "Kafka at {at} does not let this user ({why}): docs/kafka.md lists what it needs"
+            ))
+        }
+        _ => OpenError::Unreachable { what: "Kafka", hosts: settings.hosts.clone(), setting: "stores.log", why },
+    }
+}
+
+/// Whether the same words to the same brokers cannot end otherwise.
+pub(crate) fn is_final(code: Code) -> bool {
+    matches!(code, Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL | Code::ClusterAuthorizationFailed)
+}
+
+/// How far a record that was refused had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Come {
+    /// It never left this process.
+    Never,
+    /// It was sent, and nobody said what became of it.
+    Perhaps,
+    /// It is in the log.
+    There,
+}
+
+/// What became of a record that has no offset.
+pub(crate) fn refused(code: Code, come: Come, topic: &str) -> PortError {
+    match code {
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize => PortError::Rejected(format!(
+            "the record is larger than {topic} takes: raise max.message.bytes of the topic, or send less at once"
+        )),
+        Code::InvalidRecord | Code::PolicyViolation | Code::InvalidTopic | Code::UnsupportedForMessageFormat => {
+            PortError::Rejected(format!("{topic} does not take the record: {code}"))
+        }
+        // Nothing is wrong with these records: they go when somebody has mended the cluster.
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => PortError::Unavailable(format!(
+            "the topic {topic} is missing from the cluster: make it with `esh3ar topics create`"
+        )),
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => PortError::Unavailable(format!(
+            "Kafka does not let this user write to {topic}: docs/kafka.md lists what it needs"
+        )),
+        Code::QueueFull => PortError::Unavailable("too many records are on their way to Kafka".into()),
+        code => match come {
+            Come::Never => PortError::Unavailable(format!("Kafka did not take the record in time: {code}")),
+            Come::Perhaps | Come::There => PortError::Unknown(format!("Kafka did not answer for the record: {code}")),
+        },
+    }
+}
+
+/// What a question that was not answered is told. Questions change nothing, so they can be asked again.
+pub(crate) fn unanswered(error: &KafkaError) -> PortError {
+    PortError::Unavailable(match error.rdkafka_error_code() {
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+            "a topic is missing from the cluster: make it with `esh3ar topics create`".to_owned()
+        }
+        Some(code) => format!("Kafka did not answer: {code}"),
+        None => format!("Kafka did not answer: {error}"),
+    })
+}
+
+/// What a commit that was not taken is told.
+pub(crate) fn uncommitted(code: Code) -> PortError {
+    match code {
+        Code::UnknownMemberId
+        | Code::IllegalGeneration
+        | Code::FencedMemberEpoch
+        | Code::FencedInstanceId
+        | Code::AssignmentLost
+        | Code::UnknownGroup => PortError::Fenced(format!("the group has gone on without this member: {code}")),
+        Code::OffsetMetadataTooLarge | Code::InvalidCommitOffsetSize | Code::GroupAuthorizationFailed => {
+            PortError::Rejected(format!("the group's offsets are not taken: {code}"))
+        }
+        // A rebalance is under way: the member learns its new epoch with the next heartbeat.
+        Code::StaleMemberEpoch | Code::RebalanceInProgress | Code::NotCoordinator | Code::CoordinatorNotAvailable => {
+            PortError::Unavailable(format!("the group is not ready: {code}"))
+        }
+        code => PortError::Unknown(format!("the commit was not answered: {code}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_whether_it_happened() {
+        let rejected = |e: &PortError| matches!(e, PortError::Rejected(_));
+        let unavailable = |e: &PortError| matches!(e, PortError::Unavailable(_));
+        let unknown = |e: &PortError| matches!(e, PortError::Unknown(_));
+        type Is<'a> = &'a dyn Fn(&PortError) -> bool;
+        let table: [(Code, Come, Is<'_>); 9] = [
+            (Code::MessageSizeTooLarge, Come::Never, &rejected),
+            (Code::InvalidRecord, Come::Perhaps, &rejected),
+            (Code::MessageTimedOut, Come::Never, &unavailable),
+            (Code::MessageTimedOut, Come::Perhaps, &unknown),
+            (Code::PurgeQueue, Come::Never, &unavailable),
+            (Code::PurgeInflight, Come::Perhaps, &unknown),
+            (Code::UnknownTopicOrPartition, Come::Never, &unavailable),
+            (Code::TopicAuthorizationFailed, Come::Never, &unavailable),
+            (Code::Fatal, Come::Perhaps, &unknown),
+        ];
+        for (code, come, is) in table {
+            let said = refused(code, come, "t");
+            assert!(is(&said), "{code} {come:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_was_left_behind_is_fenced_and_one_in_a_rebalance_waits() {
+        for code in [Code::UnknownMemberId, Code::IllegalGeneration, Code::FencedMemberEpoch] {
+            assert!(matches!(uncommitted(code), PortError::Fenced(_)), "{code}");
+        }
+        for code in [Code::StaleMemberEpoch, Code::RebalanceInProgress] {
+            assert!(matches!(uncommitted(code), PortError::Unavailable(_)), "{code}");
+        }
+        assert!(matches!(uncommitted(Code::RequestTimedOut), PortError::Unknown(_)));
+    }
+}

@@ -1,0 +1,124 @@
+//! Servers: which adapter speaks to which, in one place. An adapter that this build does not have is refused with how to
+//! build it in.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use schemas::{
+    Clock, Timestamp,
+    limits::StoreLimits,
+    port::{Backplane, History, Ingress, Limiter, Log, PortResult, Presence},
+};
+
+use crate::{OpenError, Settings, urls::Address};
+
+/// Asks a server for its time.
+type AskTime = Box<dyn Fn() -> BoxFuture<'static, PortResult<Timestamp>> + Send + Sync>;
+
+/// What was opened at servers, as far as it has to be asked and closed.
+#[derive(Default)]
+pub(crate) struct Servers {
+    closing: Vec<BoxFuture<'static, ()>>,
+    clocks: Vec<(&'static str, AskTime)>,
+}
+
+/// What nodes find each other by: three adapters over one connection.
+pub(crate) struct Reach {
+    pub(crate) presence: Arc<dyn Presence>,
+    pub(crate) backplane: Arc<dyn Backplane>,
+    pub(crate) limiter: Arc<dyn Limiter>,
+}
+
+// Without an adapter's feature nothing is asked of what it would be given.
+#[cfg_attr(not(all(feature = "kafka", feature = "scylla", feature = "redis")), allow(unused_variables))]
+impl Servers {
+    pub(crate) async fn log(
+        &mut self,
+        address: Option<&Address>,
+        limits: &StoreLimits,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Option<Arc<dyn Log>>, OpenError> {
+        let Some(address) = address else { return Ok(None) };
+        #[cfg(feature = "kafka")]
+        {
+            let log = crate::log::kafka::KafkaLog::open(address, limits, clock.clone()).await?;
+            let closing = log.clone();
+            self.closing.push(Box::pin(async move { closing.close().await }));
+            Ok(Some(log))
+        }
+        #[cfg(not(feature = "kafka"))]
+        Err(OpenError::NotBuilt { what: "Kafka", feature: "kafka" })
+    }
+
+    pub(crate) async fn history(
+        &mut self,
+        address: Option<&Address>,
+        limits: &StoreLimits,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Option<Arc<dyn History>>, OpenError> {
+        let Some(address) = address else { return Ok(None) };
+        #[cfg(feature = "scylla")]
+        {
+            let history = crate::history::scylla::ScyllaHistory::open(address, limits, clock.clone()).await?;
+            let closing = history.clone();
+            self.closing.push(Box::pin(async move {
+                if let Err(why) = closing.close().await {
+                    tracing::warn!(%why, "the last cursors were not written: those devices are sent a little twice");
+                }
+            }));
+            Ok(Some(history))
+        }
+        #[cfg(not(feature = "scylla"))]
+        Err(OpenError::NotBuilt { what: "ScyllaDB", feature: "scylla" })
+    }
+
+    pub(crate) async fn presence(
+        &mut self,
+        address: Option<&Address>,
+        settings: &Settings,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Option<Reach>, OpenError> {
+        let Some(address) = address else { return Ok(None) };
+        #[cfg(feature = "redis")]
+        {
+            use crate::{backplane::RedisBackplane, limiter::RedisLimiter, presence::RedisPresence, redis::Redis};
+            let redis = Redis::with(address, settings.redis.clone(), clock.clone()).await?;
+            let asked = redis.clone();
+            let ask = move || {
+                let redis = asked.clone();
+                Box::pin(async move { redis.time().await }) as BoxFuture<'static, _>
+            };
+            self.clocks.push(("Redis", Box::new(ask)));
+            Ok(Some(Reach {
+                presence: Arc::new(RedisPresence::new(redis.clone(), settings.presence_ms, settings.limits.node_ms)),
+                backplane: Arc::new(RedisBackplane::open(redis.clone(), settings.deliver_ms).await),
+                limiter: RedisLimiter::new(redis),
+            }))
+        }
+        #[cfg(not(feature = "redis"))]
+        Err(OpenError::NotBuilt { what: "Redis", feature: "redis" })
+    }
+
+    pub(crate) fn clocks(&self) -> Vec<(&'static str, BoxFuture<'static, PortResult<Timestamp>>)> {
+        self.clocks.iter().map(|(name, ask)| (*name, ask())).collect()
+    }
+
+    pub(crate) async fn close(self) {
+        futures::future::join_all(self.closing).await;
+    }
+}
+
+/// Joins the readers of a log's `ingress` topics.
+#[cfg_attr(not(feature = "kafka"), allow(unused_variables))]
+pub(crate) async fn ingress(
+    address: Option<&Address>,
+    limits: &StoreLimits,
+) -> Result<Option<Box<dyn Ingress>>, OpenError> {
+    let Some(address) = address else { return Ok(None) };
+    #[cfg(feature = "kafka")]
+    {
+        crate::log::kafka::ingress::KafkaIngress::open(address, limits).await.map(Some)
+    }
+    #[cfg(not(feature = "kafka"))]
+    Err(OpenError::NotBuilt { what: "Kafka", feature: "kafka" })
+}

@@ -1,0 +1,67 @@
+//! Quotas that several doors share.
+
+use super::*;
+use schemas::port::Quota;
+
+fn quota(tokens: u32) -> Vec<Quota> {
+    vec![Quota { key: "all".into(), tokens, window_ms: 1_000 }]
+}
+
+/// Three doors ask at twice the quota for so long; how many were granted.
+async fn ask(doors: &[Arc<RedisLimiter>], quota: &[Quota], seconds: u64) -> u64 {
+    let each = u64::from(quota[0].tokens) * 2 / doors.len() as u64;
+    let tasks = doors.iter().map(|door| {
+        let (door, quota) = (door.clone(), quota.to_vec());
+        tokio::spawn(async move {
+            let (began, mut asked, mut granted) = (Instant::now(), 0, 0);
+            while began.elapsed() < Duration::from_secs(seconds) {
+                let due = began.elapsed().as_millis() as u64 * each / 1_000;
+                while asked < due {
+                    let some = (due - asked).min(20) as u32;
+                    granted += u64::from(door.take(&quota, some).await.count);
+                    asked += u64::from(some);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            granted
+        })
+    });
+    futures::future::join_all(tasks).await.into_iter().map(Result::unwrap).sum()
+}
+
+/// Over ten seconds here; the first second's burst is a tenth of it and counted apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r5_5_three_doors_at_twice_the_quota_grant_it_within_a_tenth() {
+    let seconds = std::env::var("ESH3AR_QUOTA_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(10);
+    let address = address(false).await;
+    let door = async || RedisLimiter::new(open(&address).await);
+    let doors = [door().await, door().await, door().await];
+    let granted = ask(&doors, &quota(3_000), seconds).await;
+    let fair = 3_000 * seconds;
+    println!("{granted} granted of {fair} and a burst of 3000, in {seconds} s");
+    assert!(granted >= fair * 9 / 10 && granted <= fair * 11 / 10 + 3_000, "{granted} of {fair} in {seconds} s");
+}
+
+/// While Redis is away each takes its share of the doors that were last seen, and when it is back they share again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_redis_is_away_each_door_grants_its_share() {
+    let own = Nodes::start("redis", &[]).await;
+    let address = format!("redis://{}/{}", own.hosts(), prefix());
+    let door = async || RedisLimiter::new(open(&address).await);
+    let doors = [door().await, door().await, door().await];
+    until("every door knows of the others", async || doors.iter().all(|door| door.doors() == 3)).await;
+    let quota = quota(3_000);
+    ask(&doors, &quota, 2).await;
+    own.kill(1).await;
+    let granted = ask(&doors, &quota, 5).await;
+    assert!((12_000..=19_500).contains(&granted), "{granted} of 15,000 while Redis was away");
+    own.restart(1).await;
+    until("Redis is used again", async || {
+        doors[0].take(&quota, 1).await;
+        doors[0].doors() >= 1 && open(&address).await.is_here()
+    })
+    .await;
+    let granted = ask(&doors, &quota, 5).await;
+    assert!((13_500..=19_500).contains(&granted), "{granted} of 15,000 after it was back");
+    own.stop().await;
+}
