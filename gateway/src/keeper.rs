@@ -107,7 +107,9 @@ async fn stay(gateway: Weak, signs: Arc<Signs>) {
             (seen, compared) = (Some(now), None);
         } else {
             if compared.is_none() {
-                tracing::warn!("presence is away: deliveries from other nodes wait in their inboxes, which are looked at");
+                tracing::warn!(
+                    "presence is away: deliveries from other nodes wait in their inboxes, which are looked at"
+                );
             }
             if compared.is_none_or(|compared| now.since(compared) >= BLIND_MS) {
                 compared = Some(now);

@@ -88,6 +88,8 @@ pub struct Gateway {
 
 /// Reads of history under way at once for sessions.
 const READS: usize = 64;
+/// Sessions taken out of presence at once.
+const AT_ONCE: usize = 64;
 /// Devices that register at once.
 const TURNS: usize = 64;
 
@@ -200,11 +202,14 @@ impl Gateway {
 
     async fn forget_left(&self) {
         let left = std::mem::take(&mut *self.leaving.lock());
-        for (user, session) in left {
-            if let Err(why) = self.parts.presence.remove(&user, session).await {
-                // It lapses by itself.
-                tracing::debug!(?user, %why, "a session stays in presence until it lapses");
-            }
+        for some in left.chunks(AT_ONCE) {
+            let removed = some.iter().map(|(user, session)| async move {
+                if let Err(why) = self.parts.presence.remove(user, *session).await {
+                    // It lapses by itself.
+                    tracing::debug!(?user, %why, "a session stays in presence until it lapses");
+                }
+            });
+            futures::future::join_all(removed).await;
         }
     }
 }

@@ -15,6 +15,8 @@ use rand::Rng;
 use schemas::{Tenant, Timestamp};
 use serde_json::Value;
 
+use crate::compose::Role;
+
 /// Lines of its log that a server which did not start is quoted with.
 const QUOTED: usize = 30;
 /// Ports that no outgoing connection is given (Linux gives those from 32768 on): one chosen here stays free while its server
@@ -30,6 +32,8 @@ pub struct Launch {
     pub program: PathBuf,
     /// A command that runs it as its last arguments, e.g. a shell that sets a bound first; none: it is run itself.
     pub under: Vec<String>,
+    /// What it does: `up`, or a role alone.
+    pub role: Role,
     /// The data folder; what it logs goes beside it, into a file with the ending `log`.
     pub data: PathBuf,
     /// The ports of the public and the administrators' door; 0: a free one.
@@ -44,7 +48,7 @@ impl Launch {
     /// A server of this program on that folder.
     pub fn new(program: PathBuf, data: &Path) -> Self {
         let (under, set, env) = (Vec::new(), Vec::new(), Vec::new());
-        Self { program, under, data: data.to_owned(), ports: (0, 0), set, env }
+        Self { program, under, role: Role::All, data: data.to_owned(), ports: (0, 0), set, env }
     }
 
     /// Where it logs.
@@ -61,9 +65,12 @@ impl Launch {
                 command
             }
         };
-        command.arg("up").arg("--json").arg("--data").arg(&self.data);
+        command.arg(self.role.word()).arg("--json").arg("--data").arg(&self.data);
         let (listen, admin) = self.ports;
-        command.arg("--listen").arg(format!("127.0.0.1:{listen}")).arg("--admin").arg(format!("127.0.0.1:{admin}"));
+        if self.role.is_public() {
+            command.arg("--listen").arg(format!("127.0.0.1:{listen}"));
+        }
+        command.arg("--admin").arg(format!("127.0.0.1:{admin}"));
         for set in &self.set {
             command.arg("--set").arg(set);
         }

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod child;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod compose;
 pub mod config;
 pub mod drill;

@@ -112,10 +112,10 @@ impl<K: Hash + Eq, V> Ages<K, V> {
         self.young.insert(key, value);
     }
 
-    /// Forgets an entry; says whether it was known.
-    pub(crate) fn remove(&mut self, key: &K) -> bool {
-        let young = self.young.remove(key).is_some();
-        self.old.remove(key).is_some() || young
+    /// Forgets an entry, and gives what was known.
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        let (young, old) = (self.young.remove(key), self.old.remove(key));
+        young.or(old)
     }
 
     /// How many entries there are.

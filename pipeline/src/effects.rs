@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use schemas::{
-    Fact, Inbox, Lane, Message, Partition, Position, Reason, Timestamp, What,
-    port::{Dead, Due, Hint},
+    Fact, Inbox, Lane, Message, Partition, Position, Reason, Timestamp, UserId, What,
+    port::{Dead, Due, Hint, Signal},
     record::Again,
     tier::{Attempt, Next, Tier},
 };
+
+use crate::item::Marked;
 
 /// What an attempt was about.
 #[derive(Debug, Clone)]
@@ -67,6 +69,10 @@ pub(crate) struct Effects {
     pub(crate) dead: Vec<Dead>,
     /// Rows of the due-table that are done with once the rest is durable.
     pub(crate) done: Vec<Due>,
+    /// What was read in conversations.
+    pub(crate) marks: Vec<Marked>,
+    /// What is told as it happens.
+    pub(crate) signals: Vec<(UserId, Signal)>,
 }
 
 impl Effects {
@@ -115,11 +121,14 @@ impl Effects {
         self.again.retain(|(_, again)| !gone.contains(&again.inbox.partition));
         self.dead.retain(|dead| !gone.contains(&dead.inbox.partition));
         self.done.retain(|due| !gone.contains(&due.partition));
+        self.marks.retain(|marked| !gone.contains(&marked.partition));
     }
 
     /// Whether there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
-        self.facts.is_empty() && self.again.is_empty() && self.dead.is_empty() && self.done.is_empty()
+        let Self { facts, again, dead, done, marks, signals } = self;
+        let first = facts.is_empty() && again.is_empty() && dead.is_empty();
+        first && done.is_empty() && marks.is_empty() && signals.is_empty()
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use schemas::{Lane, Priority};
 
+use crate::tenants::Tenants;
+
 /// What the instances are doing, summed. Arrays are by lane: high, normal, low.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Gauges {
@@ -32,9 +34,9 @@ pub struct Gauges {
 }
 
 /// The counters behind them.
-#[derive(Debug, Default)]
 pub(crate) struct Counters {
     lanes: [PerLane; 3],
+    pub(crate) tenants: Tenants,
     pub(crate) retries_waiting: AtomicU64,
     pub(crate) armed: AtomicU64,
     pub(crate) unlocated: AtomicU64,
@@ -61,6 +63,12 @@ pub(crate) fn add(counter: &AtomicU64, n: usize) {
 }
 
 impl Counters {
+    /// All zero; so many tenants have a name.
+    pub(crate) fn new(tenants_named: usize) -> Self {
+        let (lanes, retries_waiting, armed, unlocated) = Default::default();
+        Self { lanes, tenants: Tenants::new(tenants_named), retries_waiting, armed, unlocated }
+    }
+
     /// Those of one lane.
     pub(crate) fn of(&self, lane: Lane) -> &PerLane {
         &self.lanes[usize::from(lane.number())]

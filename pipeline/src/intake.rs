@@ -12,7 +12,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use schemas::{
     Clock, Epoch, Lane, Limits, Millis, Offset, Partition, Priority, Topic, TopicPartition,
     port::{Consumer, DueKind, Event, Fetch, Group, History, Log, PortError, Record},
-    tier::Tier,
+    tier::{Attempt, Tier},
 };
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,10 @@ use crate::{
     ownership::Ownership,
     progress::Progress,
     settle::SettlerHandle,
+    steady::Steady,
+    tenants::Kind,
     tiers::{Held, Tiers},
+    trace,
     wake::Wake,
 };
 
@@ -135,6 +138,7 @@ pub(crate) struct Intake {
     taking: Option<BoxFuture<'static, Vec<Partition>>>,
     uncommitted: BTreeMap<TopicPartition, Offset>,
     committed_at: Millis,
+    steady: Steady,
 }
 
 impl Intake {
@@ -161,6 +165,7 @@ impl Intake {
             taking: None,
             uncommitted: BTreeMap::new(),
             committed_at: parts.clock.mono(),
+            steady: Steady::new(parts.clock.wall(), parts.clock.mono()),
             parts,
         };
         loop {
@@ -177,7 +182,7 @@ impl Intake {
                 }
                 Next::Due(rows) => intake.due(rows).await?,
                 Next::Taken(settled) => intake.settler_has_room(settled),
-                Next::TakenOver(taken) => intake.taken_over(taken),
+                Next::TakenOver(taken) => intake.taken_over(taken).await,
                 Next::Look => {}
             }
         }
@@ -239,7 +244,9 @@ impl Intake {
     /// Takes note of how far the lanes are.
     fn catch_up(&mut self) {
         for lane in Priority::ALL {
-            self.ledger.reached(lane, self.parts.progress.of(lane));
+            for (slot, n) in self.ledger.reached(lane, self.parts.progress.of(lane)) {
+                self.parts.counters.tenants.add(slot, lane, Kind::InFlight, -i64::from(n));
+            }
         }
     }
 
@@ -276,6 +283,8 @@ impl Intake {
         }
         let mut lanes: [Gathered; 3] = Default::default();
         for (at, held) in taken {
+            let tenants = &self.parts.counters.tenants;
+            tenants.add(tenants.slot(held.item.tenant()), held.lane, Kind::RetryWaiting, -1);
             lanes[index(held.lane)].add(at, held.next, held.item);
         }
         self.consumer.resume(&empty);
@@ -286,6 +295,9 @@ impl Intake {
     async fn records(&mut self, records: Vec<Record>) -> Result<(), Gone> {
         let (wall, mono) = (self.parts.clock.wall(), self.parts.clock.mono());
         let first_ms = self.flow().retry_first_ms;
+        // Twice the longest delay after a jump nothing waits that was written before it.
+        let past_ms = Tier::ALL.iter().map(|tier| 2 * tier.delay_ms(first_ms)).max().unwrap_or_default();
+        self.steady.look(wall, mono, past_ms);
         let mut lanes: [Gathered; 3] = Default::default();
         let (mut outcomes, mut waiting) = (Vec::new(), Vec::new());
         for record in records {
@@ -299,12 +311,17 @@ impl Intake {
                     lanes[index(lane)].add(record.at, next, decode::lane_record(&record, owned.epoch, replay, wall));
                 }
                 Topic::Retry(_) => {
-                    let wait = decode::still_to_wait(&record, first_ms, wall);
+                    let age = self.steady.age(record.appended_at, mono);
+                    let wait = decode::still_to_wait(&record, first_ms, age);
                     let (lane, item) = decode::tier_record(&record, owned.epoch, wall);
                     if wait == 0 && !self.tiers.waits(record.at) {
                         lanes[index(lane)].add(record.at, next, item);
-                    } else if self.tiers.hold(record.at, Held { due: mono.plus(wait), lane, item, next }) {
-                        waiting.push(record.at);
+                    } else {
+                        let tenants = &self.parts.counters.tenants;
+                        tenants.add(tenants.slot(item.tenant()), lane, Kind::RetryWaiting, 1);
+                        if self.tiers.hold(record.at, Held { due: mono.plus(wait), lane, item, next }) {
+                            waiting.push(record.at);
+                        }
                     }
                 }
                 Topic::Outcomes => outcomes.push(record),
@@ -375,9 +392,18 @@ impl Intake {
     /// Feeds the lanes, an epoch each.
     async fn feed(&mut self, lanes: [Gathered; 3]) -> Result<(), Gone> {
         for (lane, gathered) in Priority::ALL.into_iter().zip(lanes) {
-            let Gathered { items, fed } = gathered;
+            let Gathered { items, mut fed } = gathered;
             if items.is_empty() {
                 continue;
+            }
+            let tenants = &self.parts.counters.tenants;
+            fed.tenants = tenants.tally(items.iter().map(Item::tenant));
+            for (slot, n) in &fed.tenants {
+                tenants.add(*slot, lane, Kind::InFlight, i64::from(*n));
+                tenants.add(*slot, lane, Kind::Waiting, i64::from(*n));
+            }
+            if trace::on() {
+                told_accepted(lane, &items);
             }
             let of = &mut self.lanes[index(lane)];
             let epoch = of.epoch;
@@ -447,6 +473,15 @@ impl Intake {
         }
         counters.retries_waiting.store(self.tiers.len() as u64, Ordering::Relaxed);
         counters.armed.store(self.settler.armed(), Ordering::Relaxed);
+    }
+}
+
+/// Messages that a lane brought.
+fn told_accepted(lane: Lane, items: &[Item]) {
+    for item in items {
+        if let Work::Fresh(fresh) = &item.work {
+            trace::reached(trace::Stage::Accepted, &fresh.message, lane, Attempt::default());
+        }
     }
 }
 

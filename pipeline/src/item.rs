@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use schemas::{
-    Epoch, Lane, Message, Partition, Reason,
-    port::{Dead, Due, Hint},
+    ChatCommand, ConversationId, Epoch, Fact, Lane, Message, Partition, Reason, Tenant, UserId,
+    conversation::{Command, Side},
+    port::{Dead, Due, Hint, Signal},
     record::Again,
 };
 
@@ -42,6 +43,26 @@ pub(crate) enum Work {
     Again(Box<Again>),
     /// Something that can only be buried.
     Dead(Box<Dead>),
+    /// A command of chat.
+    Chat(Box<Asked>),
+}
+
+/// A command of chat on its way to its conversation.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// The command.
+    pub(crate) command: ChatCommand,
+    /// Its record was there before the partition was taken over, so that an earlier owner may have begun with it.
+    pub(crate) replay: bool,
+    /// Another command came under its name within the window.
+    pub(crate) conflict: bool,
+}
+
+impl Asked {
+    /// Whether history may know it already, and is to be asked.
+    pub(crate) fn ask(&self) -> bool {
+        self.command.command.is_named() && (self.replay || self.conflict || self.command.id.is_keyed())
+    }
 }
 
 /// A message that has no place yet, as far as is known.
@@ -67,11 +88,25 @@ impl Fresh {
 }
 
 impl Item {
+    /// Whose it is.
+    pub(crate) fn tenant(&self) -> &Tenant {
+        match &self.work {
+            Work::Fresh(fresh) => fresh.message.tenant(),
+            Work::Again(again) => &again.inbox.user.tenant,
+            Work::Dead(dead) => &dead.inbox.user.tenant,
+            Work::Chat(asked) => &asked.command.pair.tenant,
+        }
+    }
+
     /// Bytes it takes in flight, roughly.
     pub(crate) fn weight(&self) -> usize {
         match &self.work {
             Work::Fresh(fresh) => fresh.message.weight(),
             Work::Again(_) | Work::Dead(_) => 256,
+            Work::Chat(asked) => match &asked.command.command {
+                Command::Edit { content, .. } => 512 + content.body.len(),
+                _ => 512,
+            },
         }
     }
 }
@@ -108,6 +143,31 @@ pub(crate) enum Step {
     Bury(Box<Dead>),
     /// A row of the due-table that has been done with once everything else of the batch is durable.
     Done(Box<Due>),
+    /// What was refused by the rules of its conversation: the fact that says so. It has no place.
+    Refuse(Box<Fact>),
+    /// A side has read more of a conversation: the other's messages are to be told so.
+    Marked(Box<Marked>),
+    /// What is told as it happens, of a partition.
+    Tell(Partition, Vec<(UserId, Signal)>),
+}
+
+/// What a side has read since it was last told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marked {
+    /// Where.
+    pub(crate) conversation: ConversationId,
+    /// Of which partition.
+    pub(crate) partition: Partition,
+    /// Since which takeover it is ours.
+    pub(crate) epoch: Epoch,
+    /// Who read.
+    pub(crate) side: Side,
+    /// Just after this number of the side's sequence …
+    pub(crate) after: u64,
+    /// … up to this one …
+    pub(crate) to: u64,
+    /// … which stand at or before this turn.
+    pub(crate) seq: u64,
 }
 
 impl Step {
@@ -118,6 +178,9 @@ impl Step {
             Self::Again(again) => again.inbox.partition,
             Self::Bury(dead) => dead.inbox.partition,
             Self::Done(due) => due.partition,
+            Self::Refuse(fact) => fact.inbox.partition,
+            Self::Marked(marked) => marked.partition,
+            Self::Tell(partition, _) => *partition,
         }
     }
 }

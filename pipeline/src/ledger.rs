@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use schemas::{Lane, Offset, Partition, TopicPartition};
 
+use crate::tenants::Slot;
+
 /// The ledger of one instance.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -29,6 +31,8 @@ pub(crate) struct Fed {
     pub(crate) ends: Vec<(TopicPartition, Offset)>,
     /// Partitions of the rows of the due-table among them, each once.
     pub(crate) due: Vec<Partition>,
+    /// Whose they are.
+    pub(crate) tenants: Vec<(Slot, u32)>,
 }
 
 /// Records of one partition in one epoch of one lane.
@@ -39,9 +43,18 @@ struct Line {
     next: Offset,
 }
 
+/// What was fed at once.
+#[derive(Debug)]
+struct Epoch {
+    epoch: u64,
+    count: usize,
+    bytes: usize,
+    tenants: Vec<(Slot, u32)>,
+}
+
 #[derive(Debug, Default)]
 struct PerLane {
-    epochs: VecDeque<(u64, usize, usize)>,
+    epochs: VecDeque<Epoch>,
     frontier: u64,
     count: usize,
     bytes: usize,
@@ -54,9 +67,9 @@ fn index(lane: Lane) -> usize {
 impl Ledger {
     /// An epoch of a lane is fed.
     pub(crate) fn fed(&mut self, lane: Lane, epoch: u64, fed: Fed) {
-        let Fed { count, bytes, ends, due } = fed;
+        let Fed { count, bytes, ends, due, tenants } = fed;
         let of = &mut self.lanes[index(lane)];
-        of.epochs.push_back((epoch, count, bytes));
+        of.epochs.push_back(Epoch { epoch, count, bytes, tenants });
         of.count += count;
         of.bytes += bytes;
         self.due.extend(due.into_iter().map(|partition| (partition, lane, epoch)));
@@ -65,20 +78,22 @@ impl Ledger {
         }
     }
 
-    /// A lane's frontier stands here: all its epochs below are done. Says whether it moved.
-    pub(crate) fn reached(&mut self, lane: Lane, frontier: u64) -> bool {
+    /// A lane's frontier stands here: all its epochs below are done. Gives whose they were.
+    pub(crate) fn reached(&mut self, lane: Lane, frontier: u64) -> Vec<(Slot, u32)> {
         let of = &mut self.lanes[index(lane)];
         if frontier <= of.frontier {
-            return false;
+            return Vec::new();
         }
         of.frontier = frontier;
-        let done = of.epochs.iter().take_while(|(epoch, ..)| *epoch < frontier).count();
-        for (_, count, bytes) in of.epochs.drain(..done) {
+        let done = of.epochs.iter().take_while(|fed| fed.epoch < frontier).count();
+        let mut whose = Vec::new();
+        for Epoch { count, bytes, tenants, .. } in of.epochs.drain(..done) {
             of.count -= count;
             of.bytes -= bytes;
+            whose.extend(tenants);
         }
         self.due.retain(|(_, of, epoch)| *of != lane || *epoch >= frontier);
-        true
+        whose
     }
 
     /// Offsets that may be committed now and were not named before.
@@ -144,7 +159,7 @@ mod tests {
     }
 
     fn fed(ends: impl IntoIterator<Item = (TopicPartition, Offset)>) -> Fed {
-        Fed { count: 1, bytes: 10, ends: ends.into_iter().collect(), due: Vec::new() }
+        Fed { count: 1, bytes: 10, ends: ends.into_iter().collect(), ..Fed::default() }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod backoff;
 pub mod books;
 #[cfg(test)]
 mod contest;
+mod conversations;
 mod credit;
 mod decode;
 mod effects;
@@ -26,15 +27,19 @@ mod operators;
 mod ownership;
 mod place;
 mod progress;
+mod receipts;
 pub mod requeue;
 mod rim;
 mod settle;
 mod shared;
+mod steady;
 mod sweep;
 mod tails;
 #[cfg(test)]
 mod testing;
+mod tenants;
 mod tiers;
+mod trace;
 mod unlocated;
 mod wake;
 mod watch;
@@ -56,6 +61,7 @@ use tokio_util::sync::CancellationToken;
 pub use functions::Function;
 pub use gauges::Gauges;
 pub use intake::GROUP;
+pub use tenants::{ByTenant, OfTenant};
 
 use crate::{
     gate::Gates,
@@ -147,7 +153,7 @@ impl Instance {
         failed: &tell::Sender<Option<String>>,
     ) -> Result<Self, StartError> {
         let Parts { log, history, presence, dispatch, clock, limits, functions, .. } = parts;
-        let (counters, progress) = (Arc::new(Counters::default()), Arc::new(Progress::default()));
+        let (counters, progress) = (Arc::new(Counters::new(limits.flow.tenants_named)), Arc::new(Progress::default()));
         let handed = Arc::new(Handed::new(4 * limits.flow.in_flight));
         let ownership = Arc::new(Ownership::of(log.partitions()));
         let kit = Kit {
@@ -237,6 +243,13 @@ impl Pipeline {
     /// Says why, if an instance has ended by itself: the process should end and be started again.
     pub fn failed(&self) -> tell::Receiver<Option<String>> {
         self.failed.clone()
+    }
+
+    /// What it is doing, by tenant.
+    pub fn by_tenant(&self) -> ByTenant {
+        let mut sum = ByTenant::new();
+        self.instances.iter().for_each(|instance| instance.counters.tenants.sum_into(&mut sum));
+        sum
     }
 
     /// What it is doing.

@@ -2,7 +2,7 @@
 //! when something came.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,21 +20,33 @@ use tokio::sync::Notify;
 
 /// What the next calls of a kind meet, in order; past that they succeed.
 #[derive(Default)]
-pub(crate) struct Faults(Mutex<HashMap<&'static str, VecDeque<PortResult<()>>>>);
+pub(crate) struct Faults {
+    fates: Mutex<HashMap<&'static str, VecDeque<PortResult<()>>>>,
+    away: Mutex<HashSet<&'static str>>,
+}
 
 impl Faults {
     /// The next call without a fate of its own yet fails so.
     pub(crate) fn next(&self, call: &'static str, error: PortError) {
-        self.0.lock().entry(call).or_default().push_back(Err(error));
+        self.fates.lock().entry(call).or_default().push_back(Err(error));
+    }
+
+    /// From now on every call of a kind fails, or no longer.
+    pub(crate) fn set_away(&self, call: &'static str, away: bool) {
+        let mut calls = self.away.lock();
+        if away { calls.insert(call) } else { calls.remove(call) };
     }
 
     /// The next call without a fate of its own yet succeeds.
     pub(crate) fn pass(&self, call: &'static str) {
-        self.0.lock().entry(call).or_default().push_back(Ok(()));
+        self.fates.lock().entry(call).or_default().push_back(Ok(()));
     }
 
     fn meet(&self, call: &'static str) -> PortResult<()> {
-        self.0.lock().get_mut(call).and_then(VecDeque::pop_front).unwrap_or(Ok(()))
+        if self.away.lock().contains(call) {
+            return Err(unavailable());
+        }
+        self.fates.lock().get_mut(call).and_then(VecDeque::pop_front).unwrap_or(Ok(()))
     }
 }
 
@@ -135,11 +147,16 @@ pub(crate) struct MemoryHistory {
     /// Messages that retention finds.
     pub(crate) old: Mutex<Vec<MessageId>>,
     pub(crate) settles: AtomicUsize,
+    /// Partitions that cannot be taken over now.
+    pub(crate) out_of_reach: Mutex<HashSet<Partition>>,
     pub(crate) faults: Faults,
     /// Entries in the order in which they were handed in, with whether they are durable.
     pub(crate) written: Mutex<Vec<(Entry, bool)>>,
     /// Holds reads and writes up, where a test decides when they end.
     pub(crate) gate: crate::testing::Gate,
+    /// Writes end in the order in which they were handed in, as an engine with one queue has it: what a crash leaves is
+    /// then a beginning of what was written. Without it they end as the gate has it.
+    pub(crate) line: Mutex<Option<Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl MemoryHistory {
@@ -164,6 +181,10 @@ impl MemoryHistory {
 #[async_trait]
 impl Inboxes for MemoryHistory {
     async fn take_over(&self, partitions: &[Partition]) -> PortResult<Vec<Epoch>> {
+        self.faults.meet("take_over")?;
+        if partitions.iter().any(|partition| self.out_of_reach.lock().contains(partition)) {
+            return Err(unavailable());
+        }
         Ok(vec![Epoch(1); partitions.len()])
     }
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
@@ -184,6 +205,11 @@ impl Inboxes for MemoryHistory {
         // In line from the first poll on, durable once it ends: as an engine with one queue does it.
         self.faults.meet("record")?;
         self.written.lock().extend(entries.iter().map(|entry| (entry.clone(), false)));
+        let line = self.line.lock().clone();
+        let _turn = match line {
+            Some(line) => Some(line.lock_owned().await),
+            None => None,
+        };
         self.gate.pass().await;
         for (entry, durable) in &mut *self.written.lock() {
             *durable |= entries.contains(entry);

@@ -1,17 +1,24 @@
 //! Places: gives each message of a batch its place in its inbox, or finds out that it has one. Pure: what history knows is an
 //! argument, and so are the ends of inboxes and the time.
 
+mod talk;
+
 use std::collections::HashMap;
 
 use schemas::{
-    Inbox, Kind, Lane, MessageId, Position, Reason, Timestamp, What,
+    ConversationId, Inbox, Kind, Lane, MessageId, Position, Reason, Timestamp, What,
+    conversation::Shown,
     fact::Past,
+    limits::ChatLimits,
     port::{Dead, Due, DueKind, Entry, Hint, Known, Placed, Schedule},
     record::Again,
     tier::Attempt,
 };
 
+use self::talk::Here;
+pub(crate) use self::talk::{Concerned, concerned};
 use crate::{
+    conversations::Threads,
     item::{Fresh, Item, Step, Work},
     tails::{Given, Tails},
 };
@@ -23,6 +30,10 @@ pub(crate) struct Found {
     pub(crate) known: HashMap<MessageId, Known>,
     /// Scheduled ones that are due, with what became of them meanwhile.
     pub(crate) due: HashMap<MessageId, Placed>,
+    /// Chat messages that it has, of those that came again and of those that commands are about.
+    pub(crate) said: HashMap<MessageId, Shown>,
+    /// What was addressed to each side up to a turn.
+    pub(crate) counts: HashMap<(ConversationId, u64), (u64, u64)>,
 }
 
 /// What is to be written, and what is left to do after it.
@@ -50,10 +61,14 @@ pub(crate) struct Placing<'a> {
     pub(crate) found: &'a Found,
     /// The ends of inboxes; each inbox of the batch is held there once per message.
     pub(crate) tails: &'a mut Tails,
+    /// Conversations; those of the batch are held there, and so are the inboxes that they may write to.
+    pub(crate) threads: &'a mut Threads,
+    /// The bounds of chat.
+    pub(crate) chat: &'a ChatLimits,
 }
 
 impl Placing<'_> {
-    /// Decides for a batch. An item that is a message comes with its inbox.
+    /// Decides for a batch. An item that is a one-way message comes with its inbox; those of chat are placed by the rows.
     pub(crate) fn plan(&mut self, items: Vec<(Option<Inbox>, Item)>) -> Plan {
         let mut plan = Plan { steps: Vec::with_capacity(items.len()), ..Plan::default() };
         for (inbox, item) in items {
@@ -61,7 +76,16 @@ impl Placing<'_> {
                 (Work::Again(again), _) => plan.steps.push(Step::Again(again)),
                 (Work::Dead(dead), _) => plan.steps.push(Step::Bury(dead)),
                 (Work::Fresh(fresh), Some(inbox)) => self.fresh(fresh, inbox, item.epoch, &mut plan),
-                (Work::Fresh(_), None) => {}
+                (Work::Fresh(fresh), None) => {
+                    let here = Here { partition: item.partition, epoch: item.epoch };
+                    if let Some(id) = fresh.message.kind.conversation() {
+                        self.say(fresh, id, here, &mut plan);
+                    }
+                }
+                (Work::Chat(asked), _) => {
+                    let here = Here { partition: item.partition, epoch: item.epoch };
+                    self.asked(&asked, here, &mut plan);
+                }
             }
         }
         plan

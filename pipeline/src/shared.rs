@@ -7,15 +7,16 @@ use std::{
     sync::Arc,
 };
 
+use metrics::Histogram;
 use schemas::{
-    Clock, Lane, Limits,
+    Clock, Lane, Limits, Millis, Tenant,
     port::{Dispatch, History, Log, Presence},
 };
 use timely::scheduling::Activator;
 
 use crate::{
-    credit::Credits, functions::Function, gate::Gates, gauges::Counters, handed::Handed, operators::dedupe::Window,
-    ownership::Ownership, progress::Progress, rim::Rim, tails::Tails, unlocated::Unlocated,
+    conversations::Threads, credit::Credits, functions::Function, gate::Gates, gauges::Counters, handed::Handed, operators::dedupe::Window,
+    ownership::Ownership, progress::Progress, rim::Rim, tails::Tails, tenants::Kind, unlocated::Unlocated,
 };
 
 /// The ports the flow acts through.
@@ -65,10 +66,31 @@ pub(crate) struct Shared {
     pub(crate) window: RefCell<Window>,
     /// The ends of inboxes.
     pub(crate) tails: RefCell<Tails>,
+    /// Conversations.
+    pub(crate) threads: RefCell<Threads>,
     /// In which order writes are released.
     pub(crate) releases: Releases,
     /// Whose place could not be asked.
     pub(crate) unlocated: Unlocated,
+    /// What the stages take.
+    pub(crate) stages: Stages,
+}
+
+/// Times of a batch's stages.
+pub(crate) struct Stages {
+    /// From having its places to being durable and released.
+    pub(crate) recorded: Histogram,
+    /// Finding where recipients are.
+    pub(crate) routed: Histogram,
+    /// Handing over, until all nodes have answered.
+    pub(crate) delivered: Histogram,
+}
+
+impl Stages {
+    fn new() -> Self {
+        let of = |stage: &'static str| metrics::histogram!("esh3ar_stage_seconds", "stage" => stage);
+        Self { recorded: of("recorded"), routed: of("routed"), delivered: of("delivered") }
+    }
 }
 
 impl Shared {
@@ -79,11 +101,29 @@ impl Shared {
             credits: Credits::new(flow),
             window: RefCell::new(Window::new(flow.window_ids, flow.window_ms)),
             tails: RefCell::new(Tails::new(flow.tails)),
+            threads: RefCell::new(Threads::new(kit.limits.chat.kept)),
             releases: Releases::default(),
             unlocated: Unlocated::default(),
+            stages: Stages::new(),
             rim,
             kit,
         })
+    }
+
+    /// All writes below this number are durable.
+    pub(crate) fn release(&self, below: u64) {
+        self.tails.borrow_mut().release(below);
+        self.threads.borrow_mut().release(below);
+    }
+
+    /// A stage that began then is over.
+    pub(crate) fn took(&self, stage: &Histogram, since: Millis) {
+        stage.record(self.kit.clock.mono().since(since) as f64 / 1e3);
+    }
+
+    /// Counts messages of tenants.
+    pub(crate) fn tell<'a>(&self, lane: Lane, kind: Kind, tenants: impl IntoIterator<Item = &'a Tenant>) {
+        self.kit.counters.tenants.count(lane, kind, tenants);
     }
 
     /// The counters of a lane.

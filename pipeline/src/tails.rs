@@ -14,7 +14,7 @@ use schemas::{Epoch, Inbox, Position, Timestamp, port::Tail};
 use crate::ages::Fold;
 
 /// How far the clocks of who accepts and who records may be apart, ms.
-const SKEW_MS: u64 = 60_000;
+pub(crate) const SKEW_MS: u64 = 60_000;
 
 /// The ends in memory.
 pub(crate) struct Tails {

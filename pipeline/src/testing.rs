@@ -70,6 +70,7 @@ pub(crate) fn id_of(item: &Item) -> MessageId {
         Work::Fresh(fresh) => fresh.message.id,
         Work::Again(again) => again.id,
         Work::Dead(dead) => dead.id,
+        Work::Chat(asked) => asked.command.id,
     }
 }
 

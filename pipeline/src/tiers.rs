@@ -61,9 +61,10 @@ impl Tiers {
         self.0.values().filter_map(VecDeque::front).filter(|held| room(held.lane)).map(|held| held.due).min()
     }
 
-    /// Another owns these now.
-    pub(crate) fn forget(&mut self, partitions: &[Partition]) {
-        self.0.retain(|at, _| !partitions.contains(&at.partition));
+    /// Another owns these now. Gives what waited.
+    pub(crate) fn forget(&mut self, partitions: &[Partition]) -> Vec<Held> {
+        let gone = self.0.extract_if(.., |at, _| partitions.contains(&at.partition));
+        gone.flat_map(|(_, line)| line).collect()
     }
 
     /// How many wait.

@@ -77,8 +77,8 @@ async fn offer(shared: &Shared) {
     tokio::time::sleep(EVERY).await;
     loop {
         let page = shared.unlocated.take(kit.limits.flow.batch, |partition, epoch| kit.ownership.holds(partition, epoch));
-        tell(shared);
         if page.is_empty() {
+            tell(shared);
             shared.unlocated.asking.set(false);
             return;
         }
@@ -91,7 +91,7 @@ async fn offer(shared: &Shared) {
         let now = kit.clock.mono();
         let found = page.into_iter().zip(places).map(|((hint, _), places)| Routed { hint, nodes: nodes(&places) });
         let sends: Vec<_> =
-            found.filter(|routed| !routed.nodes.is_empty() && kit.handed.hand(routed.hint.message.id, now)).collect();
+            found.filter(|routed| !routed.nodes.is_empty() && kit.handed.hand(routed.hint.message.id, routed.hint.message.accepted_at, now)).collect();
         if sends.is_empty() {
             continue;
         }

@@ -2,7 +2,8 @@
 //!
 //! A `Sent` fact arms a deadline, an acknowledgement or a failure ends it, and [`Watch::expire`] hands out those that were
 //! missed. One chain of attempts per message: a message has at most one deadline, that of the highest attempt of its latest
-//! round (P4), and a second `Sent` of the same attempt does not move it. Offsets are given out only behind every deadline
+//! round (P4). A second `Sent` of the same attempt moves it only where it is the same device: that one lost its connection and
+//! came back, and has the whole time again, a bounded number of times. Offsets are given out only behind every deadline
 //! that stands on them, so that a crash reads those `Sent` facts again and arms them anew.
 //!
 //! Pure: no clock and no I/O. What is remembered of failed attempts is the message's [`State`], not memory of ours: that is
@@ -12,7 +13,7 @@
 mod ledger;
 
 use std::{
-    cmp::Reverse,
+    cmp::{Ordering, Reverse},
     collections::{BinaryHeap, HashMap, VecDeque},
 };
 
@@ -44,6 +45,15 @@ pub(crate) struct Stand {
     pub(crate) offset: Offset,
 }
 
+/// Whom it was sent to, and what is known of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct To {
+    /// What tells the device from others.
+    pub(crate) device: Option<u32>,
+    /// When the message was accepted, where that is known.
+    pub(crate) accepted_at: Option<Timestamp>,
+}
+
 /// A message whose acknowledgement is waited for.
 #[derive(Debug, Clone, Copy)]
 struct Armed {
@@ -53,6 +63,12 @@ struct Armed {
     early: bool,
     /// Handed out by [`Watch::expire`]; what follows is being done.
     missed: bool,
+    /// What tells the device it was sent to from others.
+    device: Option<u32>,
+    /// How often that device came back and was given the whole time again.
+    renewed: u8,
+    /// When the message was accepted, where that is known.
+    accepted_at: Option<Timestamp>,
     due: Millis,
     stand: Stand,
 }
@@ -62,6 +78,7 @@ struct Armed {
 pub(crate) struct Watch {
     ack_ms: u64,
     bound: usize,
+    renewals: u8,
     armed: HashMap<MessageId, Armed>,
     /// Deadlines as they fall, with those that ended still among them until they come up or are swept out.
     queue: VecDeque<(Millis, MessageId)>,
@@ -93,10 +110,11 @@ pub(crate) fn deadline(sent: &Fact, state: &State, wall: Timestamp, retry_first_
 }
 
 impl Watch {
-    /// A watch that gives devices `ack_ms` to answer and holds at most `bound` deadlines.
-    pub(crate) fn new(ack_ms: u64, bound: usize) -> Self {
+    /// A watch that gives devices `ack_ms` to answer, again up to `renewals` times when they come back, and holds at most
+    /// `bound` deadlines.
+    pub(crate) fn new(ack_ms: u64, bound: usize, renewals: u8) -> Self {
         let (armed, queue, later, ledger) = Default::default();
-        Self { ack_ms, bound: bound.max(1), armed, queue, later, ledger }
+        Self { ack_ms, bound: bound.max(1), renewals, armed, queue, later, ledger }
     }
 
     /// Begins a partition.
@@ -123,19 +141,29 @@ impl Watch {
     }
 
     /// A session sent it: its deadline begins, `early_ms` from now ([`deadline`]). A higher attempt takes the place of a
-    /// lower one; the same attempt again changes nothing, or connecting again and again would put the deadline off.
-    pub(crate) fn arm(&mut self, sent: Missed, stand: Stand, early_ms: u64, now: Millis) {
+    /// lower one. The same attempt again is either another device, which changes nothing, or the same one on a new
+    /// connection (on one connection nothing is sent twice): it has the whole time again, but only so often, or connecting
+    /// again and again would put the deadline off for ever.
+    pub(crate) fn arm(&mut self, sent: Missed, to: To, stand: Stand, early_ms: u64, now: Millis) {
         let Missed { id, round, attempt } = sent;
-        if self.armed.get(&id).is_some_and(|there| (there.round, there.attempt) >= (round, attempt)) {
-            return;
+        let due = now.plus(early_ms).plus(self.ack_ms);
+        let mut renewed = 0;
+        if let Some(there) = self.armed.get(&id) {
+            let came_back = there.device.is_some() && there.device == to.device && !there.missed && there.due < due;
+            match (there.round, there.attempt).cmp(&(round, attempt)) {
+                Ordering::Less => {}
+                Ordering::Equal if came_back && there.renewed < self.renewals => renewed = there.renewed + 1,
+                Ordering::Equal | Ordering::Greater => return,
+            }
         }
         if !self.ledger.hold(stand.partition, stand.offset) {
             return;
         }
         self.disarm(id);
-        let due = now.plus(early_ms).plus(self.ack_ms);
-        self.armed.insert(id, Armed { round, attempt, early: early_ms > 0, missed: false, due, stand });
-        if early_ms > 0 {
+        let To { device, accepted_at } = to;
+        let (early, missed) = (early_ms > 0, false);
+        self.armed.insert(id, Armed { round, attempt, early, missed, device, renewed, accepted_at, due, stand });
+        if early {
             self.later.push(Reverse((due, id)));
         } else {
             self.queue.push_back((due, id));
@@ -145,11 +173,11 @@ impl Watch {
         }
     }
 
-    /// It was acknowledged, read or given up: nothing is waited for.
-    pub(crate) fn disarm(&mut self, id: MessageId) {
-        if let Some(armed) = self.armed.remove(&id) {
-            self.ledger.release(armed.stand.partition, armed.stand.offset);
-        }
+    /// It was acknowledged, read or given up: nothing is waited for. Gives when it was accepted, where that is known.
+    pub(crate) fn disarm(&mut self, id: MessageId) -> Option<Timestamp> {
+        let armed = self.armed.remove(&id)?;
+        self.ledger.release(armed.stand.partition, armed.stand.offset);
+        armed.accepted_at
     }
 
     /// The chain of this round ended, or this attempt failed: a deadline up to there ends.

@@ -324,8 +324,9 @@ limits! {
 limits! {
     /// Redis: presence, the way between nodes, shared quotas.
     RedisLimits {
-        /// How long a command may take before Redis counts as away, ms: slow is as bad as dead.
-        command_ms: u64 = 1_000,
+        /// How long a command may take before Redis counts as away, ms: slow is as bad as dead. Below `limits.flow.locate_ms`, so that
+        /// whoever asks learns it from here.
+        command_ms: u64 = 700,
         /// The longest wait between two attempts to reach a Redis that is away, ms; the first comes at once.
         reconnect_ms: u64 = 1_000,
         /// How old the list of living nodes may be when users are located, ms.

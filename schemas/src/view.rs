@@ -115,8 +115,11 @@ impl Item {
     pub fn of_turn(shown: &Shown, user: &UserId) -> Self {
         let message = &shown.turn.message;
         let own = message.from == Sender::User(user.party.clone());
-        let item =
-            if own { Self::for_sender(message, &shown.state) } else { Self::for_recipient(message, &shown.state, None) };
+        let item = if own {
+            Self::for_sender(message, &shown.state)
+        } else {
+            Self::for_recipient(message, &shown.state, None)
+        };
         let content = shown.content();
         Self {
             content: content.map(|content| content.body.clone()).unwrap_or_default(),

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures::future::{join_all, poll_fn};
 use schemas::{
     Clock, Limits, NodeId, UserId,
-    port::{Backplane, Dead, Dispatch, Landing, Outcome, PortResult, Presence, Routed},
+    port::{Backplane, Dead, Dispatch, Landing, Outcome, PortResult, Presence, Routed, Signal},
     view::StatusChange,
 };
 use tokio::sync::Semaphore;
@@ -48,6 +48,8 @@ pub struct Sinks {
     limits: Arc<Limits>,
     /// A semaphore and not a queue: notes that find no room are dropped (rule 16).
     notifying: Semaphore,
+    /// The same for signals, which are many and must not take the place of notes.
+    signalling: Semaphore,
     nodes: Nodes,
     bells: Vec<Arc<Bell>>,
 }
@@ -58,8 +60,9 @@ impl Sinks {
         let Parts { presence, backplane, clock, limits, notice } = parts;
         let nodes = Nodes::new(Rule::from(&limits.sink), limits.sink.breakers);
         let notifying = Semaphore::new(limits.sink.notify_calls);
+        let signalling = Semaphore::new(limits.sink.notify_calls);
         let bells = Bell::of(notice, &clock, &limits.sink);
-        Arc::new(Self { presence, backplane, clock, limits, notifying, nodes, bells })
+        Arc::new(Self { presence, backplane, clock, limits, notifying, signalling, nodes, bells })
     }
 
     /// Hands a parcel to its node. One landing per hint; `None`: the node did not answer for it.
@@ -90,9 +93,8 @@ impl Sinks {
         }
     }
 
-    /// Where senders are, and their notes sorted by node.
-    async fn sorted(&self, notes: Vec<(UserId, StatusChange)>) -> Vec<(NodeId, Vec<(UserId, StatusChange)>)> {
-        let notes = latest(notes);
+    /// Where users are, and what they are told sorted by node.
+    async fn sorted<T: Clone>(&self, notes: Vec<(UserId, T)>) -> Vec<(NodeId, Vec<(UserId, T)>)> {
         let mut users: Vec<UserId> = notes.iter().map(|(user, _)| user.clone()).collect();
         users.sort_unstable();
         users.dedup();
@@ -104,7 +106,7 @@ impl Sinks {
                 return Vec::new();
             }
         };
-        let mut by_node = HashMap::<NodeId, Vec<(UserId, StatusChange)>>::new();
+        let mut by_node = HashMap::<NodeId, Vec<(UserId, T)>>::new();
         for (user, change) in notes {
             let Some(places) = users.binary_search(&user).ok().and_then(|i| places.get(i)) else { continue };
             let nodes: HashSet<&NodeId> = places.iter().map(|place| &place.node).collect();
@@ -146,10 +148,38 @@ impl Dispatch for Sinks {
         let count = notes.len();
         let deadline = self.limits.sink.notify_ms;
         let tell = async {
-            let by_node = self.sorted(notes).await;
+            let by_node = self.sorted(latest(notes)).await;
             let calls = by_node.into_iter().map(|(node, notes)| async move {
                 let count = notes.len();
                 if self.call(&node, deadline, self.backplane.notify(&node, notes)).await.is_none() {
+                    dropped(count, "unreachable");
+                }
+            });
+            join_all(calls).await;
+        };
+        if tokio::time::timeout(Duration::from_millis(deadline), tell).await.is_err() {
+            dropped(count, "late");
+        }
+    }
+
+    async fn signal(&self, signals: Vec<(UserId, Signal)>) {
+        if signals.is_empty() {
+            return;
+        }
+        let Ok(_room) = self.signalling.try_acquire() else { return dropped(signals.len(), "no_room") };
+        let (count, deadline) = (signals.len(), self.limits.sink.notify_ms);
+        let tell = async {
+            let (changed, live) = newest(signals);
+            let mut by_node: HashMap<_, _> = self.sorted(live).await.into_iter().collect();
+            if !changed.is_empty() {
+                // A cache may hold what a user of another node asked for.
+                for node in self.presence.nodes().await.unwrap_or_default() {
+                    by_node.entry(node.node).or_default().extend(changed.iter().cloned());
+                }
+            }
+            let calls = by_node.into_iter().map(|(node, signals)| async move {
+                let count = signals.len();
+                if self.call(&node, deadline, self.backplane.signal(&node, signals)).await.is_none() {
                     dropped(count, "unreachable");
                 }
             });
@@ -180,6 +210,19 @@ fn latest(mut notes: Vec<(UserId, StatusChange)>) -> Vec<(UserId, StatusChange)>
     notes.retain(|(_, change)| seen.insert(change.id));
     notes.reverse();
     notes
+}
+
+/// What signals there are, each once and as it is now: those for caches, and those for people.
+fn newest(mut signals: Vec<(UserId, Signal)>) -> (Vec<(UserId, Signal)>, Vec<(UserId, Signal)>) {
+    let mut seen = HashSet::with_capacity(signals.len());
+    signals.reverse();
+    signals.retain(|(user, signal)| match signal {
+        Signal::Changed { conversation, .. } => seen.insert((user.clone(), *conversation, None)),
+        Signal::Read { conversation, by, .. } => seen.insert((user.clone(), *conversation, Some(by.clone()))),
+        Signal::Typing { .. } | Signal::Presence { .. } => true,
+    });
+    signals.reverse();
+    signals.into_iter().partition(|(_, signal)| matches!(signal, Signal::Changed { .. }))
 }
 
 fn dropped(notes: usize, why: &'static str) {

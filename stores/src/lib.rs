@@ -162,6 +162,11 @@ impl Stores {
         self.folder.as_ref().map(Folder::stats)
     }
 
+    /// Rows that this process has written to a history of servers, and the requests it took; `None` where it is a folder.
+    pub fn traffic(&self) -> Option<(u64, u64)> {
+        self.settings.places.history.as_ref().and_then(|_| servers::traffic())
+    }
+
     /// The times that the servers tell, each with whose it is: by them nodes know that their clocks agree.
     pub fn clocks(&self) -> Vec<(&'static str, BoxFuture<'static, PortResult<Timestamp>>)> {
         self.servers.clocks()

@@ -82,7 +82,14 @@ impl Servers {
         #[cfg(feature = "redis")]
         {
             use crate::{backplane::RedisBackplane, limiter::RedisLimiter, presence::RedisPresence, redis::Redis};
-            let redis = Redis::with(address, settings.redis.clone(), clock.clone()).await?;
+            let redis = match Redis::with(address, settings.redis.clone(), clock.clone()).await {
+                // Nothing waits for Redis, so neither does a start: what a process holds itself goes on without it.
+                Err(why) if why.may_pass() => {
+                    tracing::warn!("{why}. This process goes on without it until it answers");
+                    Redis::away(address, settings.redis.clone(), clock.clone())?
+                }
+                opened => opened?,
+            };
             let asked = redis.clone();
             let ask = move || {
                 let redis = asked.clone();
@@ -106,6 +113,16 @@ impl Servers {
     pub(crate) async fn close(self) {
         futures::future::join_all(self.closing).await;
     }
+}
+
+/// Rows written to a history of servers, and the requests it took.
+pub(crate) fn traffic() -> Option<(u64, u64)> {
+    #[cfg(feature = "scylla")]
+    {
+        Some(crate::history::scylla::ScyllaHistory::written())
+    }
+    #[cfg(not(feature = "scylla"))]
+    None
 }
 
 /// Joins the readers of a log's `ingress` topics.

@@ -64,9 +64,9 @@ impl Drop for Bare {
 pub async fn serve() -> Result<()> {
     let sockets = Sockets::default();
     let router = Router::new()
-        .route("/bare/messages", post(|_: bytes::Bytes| async { StatusCode::ACCEPTED }))
-        .route("/bare/batch", post(batch))
-        .route("/bare/ws", get(connect))
+        .route("/v1/messages", post(|_: bytes::Bytes| async { StatusCode::ACCEPTED }))
+        .route("/v1/messages/batch", post(batch))
+        .route("/v1/ws", get(connect))
         .with_state(sockets);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     {

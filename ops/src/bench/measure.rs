@@ -85,7 +85,7 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// The dearest point over the cheapest: 1 where the curve is flat.
+    /// The highest point over the lowest: 1 where the curve is flat.
     pub(crate) fn spread(&self) -> f64 {
         let values = || self.points.iter().map(|(_, value)| *value);
         let (least, most) = (values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max));

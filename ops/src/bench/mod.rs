@@ -26,6 +26,7 @@ use stores::Stores;
 
 pub use bare::serve as serve_bare;
 pub use measure::{Curve, Figure, Series};
+pub(crate) use measure::resident;
 pub use page::write as write_page;
 pub use report::{Closing, Report};
 
@@ -52,6 +53,8 @@ pub struct Bench {
     pub folder: PathBuf,
     /// Settings beyond the lifted limits, for trying a candidate.
     pub set: Vec<String>,
+    /// Where the scripts are that start real servers.
+    pub stack: PathBuf,
 }
 
 /// Limits that a load would measure instead of the server.
@@ -75,7 +78,8 @@ pub(crate) struct Stage {
 
 /// Runs the scenarios, one server each.
 pub async fn run(bench: Bench, progress: impl Fn(&str)) -> Result<Report> {
-    let known = scenario::all();
+    let on_servers = scenario::on_servers();
+    let known: Vec<_> = scenario::all().into_iter().chain(on_servers.iter().copied()).collect();
     if let Some(unknown) = bench.scenarios.iter().find(|name| !known.iter().any(|(k, _)| k == *name)) {
         let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
         bail!("no scenario is called {unknown:?}; there are: {}", names.join(", "));
@@ -84,7 +88,8 @@ pub async fn run(bench: Bench, progress: impl Fn(&str)) -> Result<Report> {
     let stage = Stage { bench, clock: SystemClock::new(), lifted: Mutex::default() };
     let mut report = Report::begin(&stage)?;
     for (name, scenario) in known {
-        if stage.bench.scenarios.is_empty() || stage.bench.scenarios.iter().any(|s| s == name) {
+        let needs_servers = on_servers.iter().any(|(known, _)| *known == name);
+        if stage.bench.scenarios.is_empty() && !needs_servers || stage.bench.scenarios.iter().any(|s| s == name) {
             progress(name);
             scenario(&stage, &mut report).await.with_context(|| format!("scenario {name}"))?;
         }

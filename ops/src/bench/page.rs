@@ -19,7 +19,7 @@ svg{background:#f6f8fa;border-radius:6px;margin:.7rem .7rem 0 0;max-width:100%}s
 
 /// Width and height of a plot, and of the room around it.
 const SIZE: (f64, f64) = (480.0, 230.0);
-const ROOM: (f64, f64, f64, f64) = (46.0, 34.0, 24.0, 34.0);
+const ROOM: (f64, f64, f64, f64) = (58.0, 36.0, 24.0, 34.0);
 
 /// Writes the page.
 pub fn write(report: &Report, path: &Path) -> Result<()> {
@@ -65,7 +65,8 @@ fn section(page: &mut String, report: &Report, scenario: &str) {
         page.push_str(&line(curve));
     }
     for series in report.series.iter().filter(|s| s.scenario == scenario) {
-        let latency: Vec<_> = series.latency.iter().map(|(p, ms)| (format!("p{p}"), *ms)).collect();
+        let name = |p: f64| if p >= 100.0 { "most".to_owned() } else { format!("p{p}") };
+        let latency: Vec<_> = series.latency.iter().map(|(p, ms)| (name(*p), *ms)).collect();
         page.push_str(&bars("latency, ms", &latency));
         let seconds: Vec<_> = series.per_second.iter().enumerate().map(|(n, v)| (format!("{n}"), *v as f64)).collect();
         page.push_str(&bars("a second, by second of the load", &seconds));
@@ -124,15 +125,34 @@ fn bars(title: &str, values: &[(String, f64)]) -> String {
     svg + "</svg>"
 }
 
+/// Points stand so far from the sides, so that their labels have room.
+const INSET: f64 = 30.0;
+
+/// The top of an axis: 2, 4, 6 or 10 times a power of ten, so that its middle is a round number too.
+fn ceiling(most: f64) -> f64 {
+    let power = 10f64.powf((most * 1.05).log10().floor());
+    let times = [2.0, 4.0, 6.0, 8.0].into_iter().find(|times| times * power >= most * 1.05).unwrap_or(10.0);
+    times * power
+}
+
+/// A round number, as an axis has it.
+fn whole(value: f64) -> String {
+    let text = number(value, "");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
 /// A curve over a size, which grows by factors: its axis is a logarithm.
 fn line(curve: &Curve) -> String {
     let (left, top, right, bottom) = ROOM;
-    let most = curve.points.iter().map(|(_, y)| *y).fold(f64::MIN_POSITIVE, f64::max) * 1.15;
+    let most = ceiling(curve.points.iter().map(|(_, y)| *y).fold(f64::MIN_POSITIVE, f64::max));
     let log = |x: f64| x.max(1.0).ln();
     let first = curve.points.first().map_or(0.0, |(x, _)| log(*x));
     let span = (curve.points.last().map_or(1.0, |(x, _)| log(*x)) - first).max(f64::MIN_POSITIVE);
     let place = |x: f64, y: f64| {
-        let x = left + 14.0 + (log(x) - first) / span * (SIZE.0 - left - right - 28.0);
+        let x = left + INSET + (log(x) - first) / span * (SIZE.0 - left - right - 2.0 * INSET);
         (x, SIZE.1 - bottom - y / most * (SIZE.1 - top - bottom))
     };
     let mut svg = frame(&format!("{} by {}", curve.what, curve.size));
@@ -144,7 +164,7 @@ fn line(curve: &Curve) -> String {
             SIZE.0 - right,
             left - 6.0,
             y + 4.0,
-            number(most * share, "")
+            whole(most * share)
         );
     }
     let points: Vec<_> =
@@ -152,7 +172,7 @@ fn line(curve: &Curve) -> String {
     let _ = write!(svg, "<polyline points=\"{}\" fill=none stroke=#2a6f97 stroke-width=2 />", points.join(" "));
     for (size, value) in &curve.points {
         let (x, y) = place(*size, *value);
-        let size = format!("{size:.0}");
+        let size = whole(*size);
         let _ = write!(
             svg,
             "<circle cx={x:.1} cy={y:.1} r=4 fill=#2a6f97 /><text x={x:.1} y={:.1} text-anchor=middle>{}</text><text x={x:.1} \
@@ -189,6 +209,8 @@ mod tests {
         assert!(page.contains("<h2>users</h2>") && page.contains("2 &lt;cores>") && page.contains("a &amp; b"));
         assert_eq!((page.matches("<svg").count(), page.matches("</svg>").count()), (3, 3));
         assert!(!page.contains("NaN") && !page.contains("inf"));
+        assert_eq!((ceiling(66.7), ceiling(19_000.0), ceiling(100.0), ceiling(2.0)), (80.0, 20_000.0, 200.0, 4.0));
+        assert_eq!((whole(0.0), whole(20_000.0), whole(40.0)), ("0".to_owned(), "20,000".to_owned(), "40".to_owned()));
         assert!(is_met("/s", 11.0, 10.0) && !is_met("µs", 11.0, 10.0));
     }
 }

@@ -68,7 +68,7 @@ impl Report {
 
     /// A curve, and how flat it is.
     pub(crate) fn curve(&mut self, curve: Curve) {
-        let name = format!("{}: dearest ÷ cheapest over {} {}", curve.what, curve.points.len(), curve.size);
+        let name = format!("{}: most ÷ least of {} sizes", curve.what, curve.points.len());
         self.add(Figure::new(curve.scenario, name, curve.spread(), "×"));
         self.curves.push(curve);
     }

@@ -11,12 +11,13 @@ use crate::{
 };
 
 /// Shown under the options.
-pub(super) const EXAMPLE: &str = "Example:\n  esh3ar bench --seconds 20 --html bench.html          every scenario\n  esh3ar bench end-to-end latency --seconds 60         two of them, longer";
+pub(super) const EXAMPLE: &str = "Example:\n  esh3ar bench --seconds 20 --html bench.html          every scenario\n  esh3ar bench end-to-end latency --seconds 60         two of them, longer\n  esh3ar bench cluster --seconds 30                    on real servers, started by ops/stack";
 
 /// What to measure.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Scenarios: end-to-end, singles, latency, users, lanes, priority, idle, kept. All without any.
+    /// Scenarios: end-to-end, singles, latency, users, lanes, priority, idle, kept. All without any. And where it is named:
+    /// cluster, on real servers.
     scenarios: Vec<String>,
     /// Seconds of each load after its warm-up.
     #[arg(long, default_value_t = 10)]
@@ -33,6 +34,9 @@ pub struct BenchArgs {
     /// A setting to try, e.g. --set limits.store.group_every_ms=5. Can be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// The folder of the scripts that start real servers.
+    #[arg(long, value_name = "DIR", default_value = "ops/stack")]
+    stack: PathBuf,
     /// Write a page with plots.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -53,6 +57,7 @@ pub(super) async fn run(args: BenchArgs, json: bool) -> Result<(), Failure> {
         long: args.long,
         folder: args.folder,
         set: args.set,
+        stack: args.stack,
     };
     let tell = |name: &str| {
         if !json {

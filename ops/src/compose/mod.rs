@@ -72,7 +72,7 @@ pub async fn start(role: Role, config: Config, metrics: PrometheusHandle) -> Res
             clock: clock.clone(),
             limits: limits.clone(),
             auth: auth.clone(),
-            limiter: Arc::new(stores::limiter::LocalLimiter::new(clock.clone(), limits.door.quota_holders as usize)),
+            limiter: stores.limiter.clone(),
             take_over_ms: take_over_ms(&config),
         })
     });

@@ -63,7 +63,7 @@ impl Manner {
 
 async fn open(world: &World, token: &str, device: &str, cursor: Option<&str>) -> Option<Socket> {
     let at = cursor.map(|c| format!("&cursor={c}")).unwrap_or_default();
-    let url = format!("{}/v1/ws?device={device}{at}", world.url.replacen("http", "ws", 1));
+    let url = format!("{}/v1/ws?device={device}{at}", world.doors.sockets.replacen("http", "ws", 1));
     let mut request = url.into_client_request().ok()?;
     request.headers_mut().insert("authorization", format!("Bearer {token}").parse().ok()?);
     Some(tokio::time::timeout(CONNECT, connect_async(request)).await.ok()?.ok()?.0)

@@ -47,8 +47,8 @@ fn any_lane() -> Priority {
     Priority::ALL.choose(&mut rand::rng()).copied().unwrap_or_default()
 }
 
-async fn pause(ms: std::ops::Range<u64>) {
-    let ms = rand::rng().random_range(ms);
+async fn pause(world: &World, ms: std::ops::Range<u64>) {
+    let ms = rand::rng().random_range(ms) * u64::from(world.pace);
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn singles(world: Arc<World>, to: usize) {
             json!({ "to": person.number, "content": content, "key": format!("{to}.{content}"), "priority": lane });
         single(&world, &world.servers[person.tenant], to, &body, promise).await;
         drop(open);
-        pause(1..15).await;
+        pause(&world, 1..15).await;
     }
 }
 
@@ -134,13 +134,13 @@ pub(super) async fn batches(world: Arc<World>, tenant: usize) {
             }
         }
         drop(open);
-        pause(20..150).await;
+        pause(&world, 20..150).await;
     }
 }
 
 /// One batch: all answers where every item was accepted; `None` where it broke or has to be sent again.
 async fn batch(world: &World, tenant: usize, lines: String, count: usize) -> Result<Option<Vec<Value>>, Value> {
-    let request = world.http.post(format!("{}/v1/messages/batch", world.url)).bearer_auth(&world.servers[tenant]);
+    let request = world.http.post(format!("{}/v1/messages/batch", world.doors.url)).bearer_auth(&world.servers[tenant]);
     let answered = async {
         let sent = request.header("content-type", "application/x-ndjson").body(lines).send().await.ok()?;
         sent.text().await.ok()
@@ -160,7 +160,7 @@ async fn break_off(world: &World, tenant: usize, lines: &[&str]) {
     let mut half: String = lines[..lines.len() / 2].concat();
     half.push_str("{\"to\":\"+9627");
     let broken = futures::stream::iter([Ok(half.into_bytes()), Err(std::io::Error::other("the line broke"))]);
-    let request = world.http.post(format!("{}/v1/messages/batch", world.url)).bearer_auth(&world.servers[tenant]);
+    let request = world.http.post(format!("{}/v1/messages/batch", world.doors.url)).bearer_auth(&world.servers[tenant]);
     let request = request.header("content-type", "application/x-ndjson");
     let _ = request.body(reqwest::Body::wrap_stream(broken)).send().await;
     world.broken_batches.fetch_add(1, Ordering::Relaxed);
@@ -223,7 +223,7 @@ pub(super) async fn stories(world: Arc<World>, tenant: usize) {
         let body = json!({ "to": world.people[to_asleep].number, "content": content, "key": format!("{to_asleep}.{content}") });
         single(&world, token, to_asleep, &body, promise).await;
         drop(open);
-        pause(5..40).await;
+        pause(&world, 5..40).await;
     }
 }
 
@@ -293,6 +293,6 @@ pub(super) async fn from_desk(world: Arc<World>, tenant: usize) {
             last.by_desk = true;
         }
         drop(open);
-        pause(40..120).await;
+        pause(&world, 40..120).await;
     }
 }

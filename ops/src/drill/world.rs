@@ -37,10 +37,20 @@ pub(super) struct Recipient {
     pub(super) repeats_in_session: AtomicU64,
 }
 
+/// The public doors, `http://…`; the same through every restart.
+pub(super) struct Doors {
+    /// For requests.
+    pub(super) url: String,
+    /// For sockets.
+    pub(super) sockets: String,
+}
+
 /// What is shared.
 pub(super) struct World {
-    /// The public door, `http://…`; the same through every restart.
-    pub(super) url: String,
+    /// Where they knock.
+    pub(super) doors: Doors,
+    /// How many times slower than as fast as they can they send.
+    pub(super) pace: u32,
     /// For requests.
     pub(super) http: reqwest::Client,
     /// The time.
@@ -104,7 +114,7 @@ impl World {
         token: &str,
         body: Option<&Value>,
     ) -> (u16, Value) {
-        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(token);
+        let mut request = self.http.request(method, format!("{}{path}", self.doors.url)).bearer_auth(token);
         if let Some(body) = body {
             request = request.json(body);
         }

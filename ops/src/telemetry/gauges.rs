@@ -33,7 +33,12 @@ pub async fn keep(parts: Parts) {
         if let Some(stats) = parts.stores.lock().as_ref().and_then(stores::Stores::stats) {
             store(&stats);
         }
+        if let Some((rows, requests)) = parts.stores.lock().as_ref().and_then(stores::Stores::traffic) {
+            metrics::counter!("esh3ar_history_rows_total").absolute(rows);
+            metrics::counter!("esh3ar_history_requests_total").absolute(requests);
+        }
         if round % 5 == 0 {
+            tenants(&parts);
             if let Some(history) = &parts.history {
                 sizes(&**history).await;
             }
@@ -56,6 +61,25 @@ fn lanes(parts: &Parts) {
     }
     metrics::gauge!("esh3ar_retry_waiting_messages").set(gauges.retries_waiting as f64);
     metrics::gauge!("esh3ar_acknowledgements_waiting").set(gauges.armed as f64);
+    metrics::gauge!("esh3ar_unlocated_users").set(gauges.unlocated as f64);
+}
+
+/// The tenants that have a name in the metrics, and all others together.
+fn tenants(parts: &Parts) {
+    let by_tenant = parts.pipeline.lock().as_ref().map(pipeline::Pipeline::by_tenant).unwrap_or_default();
+    for (tenant, lanes) in by_tenant {
+        for (lane, of) in Priority::ALL.into_iter().zip(lanes) {
+            let labels = [("lane", lane.word().to_owned()), ("tenant", tenant.clone())];
+            metrics::gauge!("esh3ar_tenant_in_flight_messages", &labels).set(of.in_flight as f64);
+            metrics::gauge!("esh3ar_tenant_waiting_messages", &labels).set(of.waiting as f64);
+            metrics::gauge!("esh3ar_tenant_retry_waiting_messages", &labels).set(of.retry_waiting as f64);
+            metrics::counter!("esh3ar_tenant_recorded_total", &labels).absolute(of.recorded);
+            metrics::counter!("esh3ar_tenant_parked_total", &labels).absolute(of.parked);
+            metrics::counter!("esh3ar_tenant_scheduled_total", &labels).absolute(of.scheduled);
+            metrics::counter!("esh3ar_tenant_retries_total", &labels).absolute(of.retried);
+            metrics::counter!("esh3ar_tenant_buried_total", &labels).absolute(of.buried);
+        }
+    }
 }
 
 fn store(stats: &stores::Stats) {

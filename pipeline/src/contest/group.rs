@@ -151,7 +151,9 @@ impl Log for Member {
         Ok((Offset(0), Offset(end)))
     }
     async fn committed(&self, _: port::Group, at: &[TopicPartition]) -> PortResult<Vec<Option<Offset>>> {
-        Ok(vec![None; at.len()])
+        self.ice.thawed().await;
+        let state = self.group.state.lock();
+        Ok(at.iter().map(|at| state.committed.get(at).copied()).collect())
     }
     async fn join(&self, _: port::Group, _: &[Topic]) -> PortResult<Box<dyn Consumer>> {
         let mut state = self.group.state.lock();
@@ -248,7 +250,13 @@ impl Consumer for Reader {
     async fn commit(&mut self, offsets: &[(TopicPartition, Offset)]) -> PortResult<()> {
         self.ice.thawed().await;
         let mut state = self.group.state.lock();
-        let mine = |at: &TopicPartition| state.owners[usize::from(at.partition.0)].is_some_and(|(o, _)| o == self.member);
+        // One that was lost and came back meanwhile, and does not know it, is of an earlier time.
+        let queued = state.events.get(&self.member);
+        let comes = |p| queued.into_iter().flatten().any(|e| matches!(e, Event::Assigned(new) if new.contains(&p)));
+        let mine = |at: &TopicPartition| {
+            let owner = state.owners[usize::from(at.partition.0)];
+            owner.is_some_and(|(owner, _)| owner == self.member) && !comes(at.partition)
+        };
         if let Some((at, _)) = offsets.iter().find(|(at, _)| !mine(at)) {
             return Err(PortError::Fenced(format!("{at} is another member's")));
         }

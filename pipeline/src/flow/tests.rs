@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use schemas::{
     DeviceId, Inbox, Limits, MessageId, NodeId, Priority, Reason, SessionId, Timestamp, Topic, UserId, What, codec,
-    limits::FlowLimits,
+    limits::{ChatLimits, FlowLimits},
     port::{Dead, Dispatch, NodeLoad, Outcome, Place, PortResult, Presence, Routed, Taken},
     record::Again,
     tier::Tier,
@@ -30,6 +30,8 @@ use crate::{
     shared::{Kit, Ports},
     testing::{self, Gate, fresh, message},
 };
+
+mod chat;
 
 /// Everyone is connected but user 9.
 #[derive(Default)]
@@ -125,10 +127,24 @@ fn limits() -> FlowLimits {
 impl Bench {
     fn new(worker: &mut Worker, gate: Gate) -> Self {
         let history = Arc::new(MemoryHistory { gate: gate.clone(), ..MemoryHistory::default() });
-        let log = Arc::new(MemoryLog::default());
+        Self::over(worker, gate, history, Arc::default())
+    }
+
+    /// On what another life of the process has left.
+    fn over(worker: &mut Worker, gate: Gate, history: Arc<MemoryHistory>, log: Arc<MemoryLog>) -> Self {
+        Self::with(worker, gate, history, log, ChatLimits { kept: 4, ..ChatLimits::default() })
+    }
+
+    fn with(
+        worker: &mut Worker,
+        gate: Gate,
+        history: Arc<MemoryHistory>,
+        log: Arc<MemoryLog>,
+        chat: ChatLimits,
+    ) -> Self {
         let deliveries = Deliveries { gate: gate.clone(), history: history.clone(), ..Deliveries::default() };
         let deliveries = Arc::new(deliveries);
-        let (progress, counters) = (Arc::new(Progress::default()), Arc::new(Counters::default()));
+        let (progress, counters) = (Arc::new(Progress::default()), Arc::new(Counters::new(10)));
         let clock = Arc::new(ManualClock::at(Timestamp(1_000)));
         let handed = Arc::new(Handed::new(10_000));
         let ports = Ports {
@@ -140,7 +156,7 @@ impl Bench {
         let kit = Kit {
             ports,
             clock: clock.clone(),
-            limits: Arc::new(Limits { flow: limits(), ..Limits::default() }),
+            limits: Arc::new(Limits { flow: limits(), chat, ..Limits::default() }),
             handed: handed.clone(),
             progress: progress.clone(),
             counters: counters.clone(),
@@ -341,6 +357,8 @@ fn what_expired_is_recorded_and_failed_and_never_sent() {
         bench.feed(1, vec![fresh(late.clone()), fresh(message(11))]);
         bench.finish(worker);
         assert_eq!(bench.history.written.lock().len(), 2);
+        let ends: Vec<_> = bench.history.written.lock().iter().map(|(e, _)| e.end.as_ref().map(|end| end.what)).collect();
+        assert_eq!(ends, [Some(What::Failed(Reason::Expired)), None], "its end is recorded with it");
         let facts = bench.log.facts();
         assert_eq!((facts[0].id, facts[0].what), (late.id, What::Failed(Reason::Expired)));
         assert_eq!(bench.deliveries.handed.lock().iter().map(|h| h.0).collect::<Vec<_>>(), [message(11).id]);

@@ -3,7 +3,8 @@
 //!
 //! **Taking over.** What comes is paused until its epoch is raised and its lanes' ends are known; a history or log that is
 //! away is asked again, with waits in between, and a partition that goes meanwhile is released as soon as the call that is
-//! under way has ended. **Giving up.** No more of it is fed; once nothing of it is in flight (records, due rows, the settler's
+//! under way has ended. Then the log is asked, by a commit that changes nothing, whether the partition is still this member's:
+//! who was frozen in the middle has raised an epoch above the one of the owner after it, and must not write under it. **Giving up.** No more of it is fed; once nothing of it is in flight (records, due rows, the settler's
 //! work) its offsets are committed and it is released, at the latest when the drain time is over: what was not finished is
 //! dropped then, and the next owner does it again from the committed offsets. **Losing.** A newer owner took it, or this one
 //! can do nothing for it: all of it is dropped at once. If the log has not taken it away by the drain time, the group is
@@ -23,14 +24,22 @@ use schemas::{
 use tokio_util::sync::CancellationToken;
 
 use super::{GROUP, Gone, Intake, Owned, Parts, topics};
-use crate::{backoff::Backoff, operators::repeat::again};
+use crate::{backoff::Backoff, operators::repeat::again, tenants::Kind};
 
 /// What a takeover came to.
 pub(super) struct TakenOver {
     ticket: u64,
     partitions: Vec<Partition>,
     /// `None`: it was not done, because one of several could not be, or nobody wants it any more.
-    owned: Option<Vec<Owned>>,
+    owned: Option<Vec<Begun>>,
+}
+
+/// What a partition is taken over with.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    owned: Owned,
+    /// Where the group stands in one of its topics: committing it again changes nothing.
+    stands: (TopicPartition, Offset),
 }
 
 /// A partition that is being taken over.
@@ -133,23 +142,32 @@ async fn take_over(parts: Parts, ticket: u64, partitions: Vec<Partition>, unwant
     TakenOver { ticket, partitions, owned }
 }
 
-async fn once(parts: &Parts, partitions: &[Partition]) -> PortResult<Vec<Owned>> {
+async fn once(parts: &Parts, partitions: &[Partition]) -> PortResult<Vec<Begun>> {
     let epochs = parts.gates.history.call(parts.history.take_over(partitions)).await?;
     if epochs.len() != partitions.len() {
         return Err(PortError::Rejected("history raised another number of epochs than was asked".into()));
     }
     let within = Duration::from_millis(parts.limits.flow.record_ms);
-    let ends = join_all(partitions.iter().map(|partition| async move {
-        let mut ends = [Offset(0); 3];
+    let begun = join_all(partitions.iter().zip(epochs).map(|(partition, epoch)| async move {
+        let (mut ends, mut start) = ([Offset(0); 3], Offset(0));
         for (lane, end) in Priority::ALL.into_iter().zip(&mut ends) {
-            let at = TopicPartition { topic: Topic::Lane(lane), partition: *partition };
-            let bounds = tokio::time::timeout(within, parts.log.bounds(at)).await;
-            *end = bounds.unwrap_or_else(|_| Err(PortError::Unknown("the log did not answer in time".into())))?.1;
+            (start, *end) = in_time(within, parts.log.bounds(lane_of(lane, *partition))).await?;
         }
-        Ok(ends)
+        let at = lane_of(Priority::Low, *partition);
+        let committed = in_time(within, parts.log.committed(GROUP, &[at])).await?;
+        let stands = (at, committed.first().copied().flatten().unwrap_or(start));
+        Ok(Begun { owned: Owned { epoch, ends }, stands })
     }));
-    let ends = ends.await.into_iter().collect::<PortResult<Vec<_>>>()?;
-    Ok(epochs.into_iter().zip(ends).map(|(epoch, ends)| Owned { epoch, ends }).collect())
+    begun.await.into_iter().collect()
+}
+
+fn lane_of(lane: Priority, partition: Partition) -> TopicPartition {
+    TopicPartition { topic: Topic::Lane(lane), partition }
+}
+
+async fn in_time<T>(within: Duration, call: impl Future<Output = PortResult<T>>) -> PortResult<T> {
+    let answer = tokio::time::timeout(within, call).await;
+    answer.unwrap_or_else(|_| Err(PortError::Unknown("the log did not answer in time".into())))
 }
 
 /// Every topic of these partitions.
@@ -176,7 +194,7 @@ impl Intake {
     }
 
     /// A takeover has ended.
-    pub(super) fn taken_over(&mut self, taken: TakenOver) {
+    pub(super) async fn taken_over(&mut self, taken: TakenOver) {
         let TakenOver { ticket, mut partitions, owned } = taken;
         for partition in &partitions {
             if let Some(calls) = self.owning.calling.get_mut(partition) {
@@ -185,8 +203,8 @@ impl Intake {
         }
         self.owning.calling.retain(|_, calls| *calls > 0);
         let mut owned = owned.unwrap_or_default().into_iter();
-        let Self { owning, owned: held, .. } = self;
-        let mut told = Vec::new();
+        let owning = &mut self.owning;
+        let mut begun = Vec::new();
         partitions.retain(|partition| {
             let owned = owned.next();
             if owning.arriving.get(partition).is_none_or(|arriving| arriving.ticket != ticket) {
@@ -194,14 +212,14 @@ impl Intake {
             }
             let Some(owned) = owned else { return true };
             owning.arriving.remove(partition);
-            told.push((*partition, owned.epoch));
-            held.insert(*partition, owned);
+            begun.push((*partition, owned));
             false
         });
         // What could not be taken over together is tried one by one, so that one of them does not hold the others up.
         for partition in partitions {
             self.owning.begin(&self.parts, vec![partition]);
         }
+        let told = self.confirmed(begun).await;
         if told.is_empty() {
             return;
         }
@@ -214,6 +232,36 @@ impl Intake {
             Vec::new()
         });
         self.begin_reading(&told);
+    }
+
+    /// Asks the log whether these are still this member's. What it does not say so of is tried again where it was away, and
+    /// left alone where it is another's: that it goes is said by the log's own event.
+    async fn confirmed(&mut self, begun: Vec<(Partition, Begun)>) -> Vec<(Partition, Epoch)> {
+        if begun.is_empty() {
+            return Vec::new();
+        }
+        let stands: Vec<_> = begun.iter().map(|(_, begun)| begun.stands).collect();
+        let all = self.commit_within(&stands).await.is_ok();
+        let mut told = Vec::with_capacity(begun.len());
+        for (partition, Begun { owned, stands }) in begun {
+            let answer = if all { Ok(()) } else { self.commit_within(&[stands]).await };
+            match answer {
+                Ok(()) => {
+                    told.push((partition, owned.epoch));
+                    self.owned.insert(partition, owned);
+                }
+                Err(why @ (PortError::Fenced(_) | PortError::Rejected(_))) => {
+                    tracing::warn!(%partition, %why, "a partition that was taken over is not this member's any more");
+                    let until = self.parts.clock.mono().plus(self.flow().drain_ms);
+                    self.owning.lost.insert(partition, until);
+                }
+                Err(why) => {
+                    tracing::warn!(%partition, %why, "a takeover is tried again: the log does not say whose it is");
+                    self.owning.begin(&self.parts, vec![partition]);
+                }
+            }
+        }
+        told
     }
 
     /// Lets records of these come, of lanes that have room.
@@ -245,9 +293,16 @@ impl Intake {
             }
         }
         self.consumer.pause(&all_of(partitions));
-        self.tiers.forget(partitions);
+        self.forget_retries(partitions);
         self.settler.leaving(partitions);
         self.tell_settler_revoked(settling);
+    }
+
+    fn forget_retries(&mut self, partitions: &[Partition]) {
+        let tenants = &self.parts.counters.tenants;
+        for held in self.tiers.forget(partitions) {
+            tenants.add(tenants.slot(held.item.tenant()), held.lane, Kind::RetryWaiting, -1);
+        }
     }
 
     fn tell_settler_revoked(&mut self, partitions: Vec<Partition>) {
@@ -311,7 +366,7 @@ impl Intake {
         }
         self.uncommitted.retain(|at, _| at.partition != partition);
         self.ledger.forget(partition);
-        self.tiers.forget(&[partition]);
+        self.forget_retries(&[partition]);
         self.settler.leaving(&[partition]);
     }
 

@@ -1,6 +1,6 @@
 //! The whole pipeline on a log in memory: what is read, fed, held back, committed and given up.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::atomic::AtomicBool};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -137,8 +137,9 @@ impl Consumer for Reader {
     }
 }
 
-/// Users up to 4 are connected, others are not.
-struct Some5;
+/// Users up to 4 are connected, others are not; while it is away nobody knows.
+#[derive(Default)]
+struct Some5(AtomicBool);
 
 #[async_trait]
 impl Presence for Some5 {
@@ -152,6 +153,9 @@ impl Presence for Some5 {
         Ok(())
     }
     async fn locate(&self, users: &[UserId]) -> PortResult<Vec<Vec<Place>>> {
+        if self.0.load(Ordering::SeqCst) {
+            return Err(PortError::Unavailable("presence is away".into()));
+        }
         let session = SessionId(message(1).id.0);
         let (node, device) = (NodeId::parse("n").unwrap(), DeviceId::parse("d").unwrap());
         let place = Place { node, device, session, number: 1 };
@@ -205,6 +209,7 @@ struct House {
     log: Arc<OneReader>,
     history: Arc<MemoryHistory>,
     node: Arc<Node>,
+    presence: Arc<Some5>,
     clock: Arc<ManualClock>,
     limits: FlowLimits,
 }
@@ -213,14 +218,21 @@ impl House {
     fn new() -> Self {
         let limits = FlowLimits { retry_first_ms: 1, commit_every_ms: 1, drain_ms: 2_000, ..FlowLimits::default() };
         let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
-        Self { log: Arc::default(), history: Arc::default(), node: Arc::default(), clock, limits }
+        Self {
+            log: Arc::default(),
+            history: Arc::default(),
+            node: Arc::default(),
+            presence: Arc::default(),
+            clock,
+            limits,
+        }
     }
 
     fn start(&self) -> Pipeline {
         let parts = crate::Parts {
             log: Arc::new(Joinable(self.log.clone())),
             history: self.history.clone(),
-            presence: Arc::new(Some5),
+            presence: self.presence.clone(),
             dispatch: self.node.clone(),
             clock: self.clock.clone(),
             limits: Arc::new(Limits { flow: self.limits.clone(), ..Limits::default() }),
@@ -361,4 +373,93 @@ async fn a_partition_is_given_up_after_what_is_in_flight_is_done() {
         }
     }
     assert!(pipeline.stop().await);
+}
+
+/// R6.2: what the dataflow rests on is away, for longer than a breaker takes to open. Nothing is committed, nothing dropped,
+/// what is in flight stays within its bound, and all flows within seconds of its return.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r6_2_a_store_that_is_away_pauses_the_flow_and_loses_nothing() {
+    for (call, of_history) in [("record", true), ("take_over", true), ("append", false)] {
+        let mut house = House::new();
+        house.limits = FlowLimits { in_flight: 64, fetch_records: 16, ..house.limits };
+        // Users 5 to 9 are not connected: that they wait is a fact for the log.
+        house.accept((0..400).map(|n| n * 10 + 5)).await;
+        let faults = if of_history { &house.history.faults } else { &house.log.log.faults };
+        faults.set_away(call, true);
+        let pipeline = house.start();
+        let before = house.clock.mono();
+        house.until("the breaker has opened and refused", |house| house.clock.mono().since(before) > 1_500).await;
+        let committed = house.log.commits.lock().iter().map(|(_, next)| next.0).max().unwrap_or(0);
+        assert_eq!(committed, 0, "{call}: nothing is committed past what is not done");
+        let in_flight = pipeline.gauges().in_flight;
+        assert!(in_flight.iter().sum::<u64>() <= 64 + 16, "{call}: {in_flight:?} in flight");
+        faults.set_away(call, false);
+        let back = house.clock.mono();
+        house.until("all is committed", House::committed).await;
+        assert!(house.clock.mono().since(back) < 5_000, "{call}: it flows within seconds");
+        assert_eq!(house.history.written.lock().len(), 400, "{call}: each is recorded once");
+        let parked = house.log.log.facts().iter().filter(|fact| fact.what == What::Parked).count();
+        assert_eq!(parked, 400, "{call}");
+        assert!(pipeline.stop().await, "{call}");
+    }
+}
+
+/// Rule 5: a presence that is away costs no attempt; who is connected is offered the newest message once it is back, and
+/// reads the others from the inbox.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_presence_that_is_away_charges_no_attempt_and_delivers_when_it_is_back() {
+    let house = House::new();
+    house.presence.0.store(true, Ordering::SeqCst);
+    house.accept(0..100).await;
+    let pipeline = house.start();
+    house.until("all is recorded, parked and committed", House::committed).await;
+    let charged = |house: &House| house.log.log.facts().iter().any(|fact| fact.what != What::Parked);
+    assert!(!charged(&house) && house.node.taken.lock().is_empty());
+    house.until("one hint a user is remembered", |_| pipeline.gauges().unlocated == 10).await;
+    house.presence.0.store(false, Ordering::SeqCst);
+    house.until("the five that are connected are offered", |house| house.node.taken.lock().len() == 5).await;
+    let newest: HashSet<_> = (0..5).map(|user| message(90 + user).id).collect();
+    assert_eq!(house.node.taken.lock().iter().map(|(id, _)| *id).collect::<HashSet<_>>(), newest);
+    house.until("nobody is waited for", |_| pipeline.gauges().unlocated == 0).await;
+    assert!(!charged(&house));
+    assert!(pipeline.stop().await);
+}
+
+/// A partition that cannot be taken over holds up no other, and can be given up meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_takeover_that_hangs_holds_up_nobody_and_can_be_given_up() {
+    let house = House::new();
+    house.history.out_of_reach.lock().insert(Partition(2));
+    house.accept(0..200).await;
+    let pipeline = house.start();
+    let others = |house: &House| {
+        let commits = house.log.commits.lock();
+        let records = house.log.log.all(Topic::Lane(Priority::Normal));
+        let done = |record: &Record| commits.iter().any(|(at, next)| *at == record.at && *next > record.offset);
+        records.iter().all(|record| done(record) == (record.at.partition != Partition(2)))
+    };
+    house.until("the others are committed", others).await;
+    house.log.revoke.lock().push(vec![Partition(2)]);
+    house.log.came.notify_one();
+    house.until("it is released", |house| *house.log.released.lock() == [Partition(2)]).await;
+    assert!(pipeline.stop().await);
+}
+
+/// A commit that is refused for one partition, because it is another's, holds up no other's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_commit_costs_its_partition_only() {
+    let house = House::new();
+    // To the log partition 1 is not this member's any more, and it has not said so yet.
+    house.log.released.lock().push(Partition(1));
+    house.accept(0..200).await;
+    let pipeline = house.start();
+    let others = |house: &House| {
+        let commits = house.log.commits.lock();
+        let records = house.log.log.all(Topic::Lane(Priority::Normal));
+        let done = |record: &Record| commits.iter().any(|(at, next)| *at == record.at && *next > record.offset);
+        records.iter().all(|record| done(record) == (record.at.partition != Partition(1)))
+    };
+    house.until("the others are committed", others).await;
+    assert!(pipeline.failed().borrow().is_none());
+    pipeline.stop().await;
 }

@@ -49,6 +49,12 @@ enum Met {
     OtherBody,
 }
 
+/// What tells one body from another.
+fn body(fingerprint: &[u8; 16]) -> u32 {
+    let [a, b, c, d, ..] = *fingerprint;
+    u32::from_le_bytes([a, b, c, d])
+}
+
 /// The window: what was seen lately. Shared by the lanes of an instance.
 pub(crate) struct Window(Ages<Name, Seen>);
 
@@ -85,21 +91,24 @@ impl Window {
         }
     }
 
+    /// Whether what was met under a name goes on: what comes with another body does, marked.
+    fn meets(&mut self, name: Name, body: u32, epoch: Epoch, now: Millis, conflict: &mut bool) -> bool {
+        let met = self.meet(name, body, epoch, now);
+        *conflict |= met == Met::OtherBody;
+        met != Met::Same
+    }
+
     /// Whether an item goes on.
     fn takes(&mut self, item: &mut Item, now: Millis) -> bool {
         match &mut item.work {
             Work::Fresh(fresh) => {
-                let [a, b, c, d, ..] = fresh.message.fingerprint;
                 let role = if fresh.due.is_some() { Role::Due } else { Role::Fresh };
-                let name = Name::of(fresh.message.id, &role);
-                match self.meet(name, u32::from_le_bytes([a, b, c, d]), item.epoch, now) {
-                    Met::Never => true,
-                    Met::Same => false,
-                    Met::OtherBody => {
-                        fresh.conflict = true;
-                        true
-                    }
-                }
+                let (name, body) = (Name::of(fresh.message.id, &role), body(&fresh.message.fingerprint));
+                self.meets(name, body, item.epoch, now, &mut fresh.conflict)
+            }
+            Work::Chat(asked) => {
+                let (name, body) = (Name::of(asked.command.id, &Role::Fresh), body(&asked.command.fingerprint));
+                self.meets(name, body, item.epoch, now, &mut asked.conflict)
             }
             Work::Again(again) => {
                 let name = Name::of(again.id, &Role::Again(again.round, again.attempt));
@@ -116,7 +125,14 @@ pub(crate) fn dedupe<'scope>(items: Items<'scope>, lane: Lane, shared: &Rc<Share
     each(items, "dedupe", lane, move |items| {
         let (before, now) = (items.len(), shared.kit.clock.mono());
         let mut window = shared.window.borrow_mut();
-        items.retain_mut(|item| window.takes(item, now));
+        let tenants = &shared.kit.counters.tenants;
+        items.retain_mut(|item| {
+            let takes = window.takes(item, now);
+            if !takes {
+                tenants.wait_no_more(lane, [item.tenant()]);
+            }
+            takes
+        });
         gauges::add(&shared.count(lane).repeats, before - items.len());
     })
 }

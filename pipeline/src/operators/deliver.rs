@@ -19,14 +19,17 @@ use super::{
     Done, Routes,
     act::{Act, act_in_order},
     repeat::{until_appended, until_buried, until_recorded},
-    route::Ways,
+    route::{Ways, is_own},
 };
 use crate::{
     effects::{Effects, Tried},
     gauges,
     item::Batch,
     ownership::Owners,
+    receipts,
     shared::Shared,
+    tenants::Kind,
+    trace,
 };
 
 /// Past its own deadline, dispatch is given so long, ms, to say what failed.
@@ -59,7 +62,9 @@ async fn hand_over(shared: &Shared, lane: Lane, sends: Vec<Routed>, effects: &mu
         return;
     }
     let kit = &shared.kit;
-    let tried: Vec<_> = sends.iter().map(|routed| Tried::of(&routed.hint)).collect();
+    let begun = kit.clock.mono();
+    let tried: Vec<_> =
+        sends.iter().map(|routed| (!is_own(&routed.hint)).then(|| Tried::of(&routed.hint))).collect();
     let within = Duration::from_millis(kit.limits.flow.deliver_ms + GRACE_MS);
     let delivery = AssertUnwindSafe(kit.ports.dispatch.deliver(sends)).catch_unwind();
     let outcomes = match tokio::time::timeout(within, delivery).await {
@@ -69,17 +74,30 @@ async fn hand_over(shared: &Shared, lane: Lane, sends: Vec<Routed>, effects: &mu
             vec![Outcome::Failed(Reason::NodeUnreachable); tried.len()]
         }
     };
-    let at = kit.clock.wall();
+    shared.took(&shared.stages.delivered, begun);
+    let (at, listens) = (kit.clock.wall(), trace::on());
     for (tried, outcome) in tried.iter().zip(outcomes) {
+        let Some(tried) = tried else { continue };
         match outcome {
+            Outcome::Taken if listens => {
+                trace::reached(trace::Stage::Delivered, &tried.message, lane, tried.attempt);
+            }
             Outcome::Taken => {}
             Outcome::Absent => {
                 kit.handed.sent(tried.message.id);
                 gauges::add(&shared.count(lane).parked, 1);
+                shared.tell(lane, Kind::Parked, [tried.message.tenant()]);
                 effects.parked(tried, at);
             }
             Outcome::Failed(reason) => {
                 kit.handed.sent(tried.message.id);
+                let stage = match tried.attempt.failed() {
+                    schemas::tier::Next::Retry(..) if reason.is_retryable() => trace::Stage::Retried,
+                    _ => trace::Stage::Buried,
+                };
+                if listens {
+                    trace::reached(stage, &tried.message, lane, tried.attempt);
+                }
                 effects.failed(tried, lane, reason, at, kit.limits.flow.retry_first_ms);
             }
         }
@@ -95,7 +113,9 @@ async fn keep(shared: &Shared, lane: Lane, effects: Effects, mut owners: Owners)
     let kit = &shared.kit;
     gauges::add(&shared.count(lane).retries, effects.again.len());
     gauges::add(&shared.count(lane).buried, effects.dead.len());
-    let Effects { facts, again, dead, done } = effects;
+    shared.tell(lane, Kind::Retried, effects.again.iter().map(|(_, again)| &again.inbox.user.tenant));
+    shared.tell(lane, Kind::Buried, effects.dead.iter().map(|dead| &dead.inbox.user.tenant));
+    let Effects { facts, again, dead, done, marks, signals } = effects;
     for fact in &facts {
         if let What::AttemptFailed(reason) = fact.what {
             metrics::counter!("esh3ar_attempts_failed_total", "reason" => reason.word()).increment(1);
@@ -106,6 +126,12 @@ async fn keep(shared: &Shared, lane: Lane, effects: Effects, mut owners: Owners)
     }
     until_appended(kit, follows(&again, &dead), &mut owners).await;
     until_appended(kit, record::facts(facts), &mut owners).await;
+    for marked in marks {
+        receipts::tell(shared, &marked, &mut owners).await;
+    }
+    if !signals.is_empty() {
+        kit.ports.dispatch.signal(signals).await;
+    }
     if !dead.is_empty() {
         kit.ports.dispatch.alarm(&dead).await;
     }

@@ -8,7 +8,7 @@
 use std::{collections::HashMap, rc::Rc};
 
 use schemas::{
-    Lane, MessageId, NodeId, Reason, Timestamp, UserId,
+    Lane, MessageId, NodeId, Reason, Sender, Timestamp, UserId,
     port::{Hint, Place, Placed, Routed},
     record::Again,
 };
@@ -25,6 +25,8 @@ use crate::{
     item::{Batch, Step},
     ownership::Owners,
     shared::Shared,
+    tenants::Kind,
+    trace,
     unlocated,
 };
 
@@ -67,7 +69,12 @@ async fn find_ways(shared: &Rc<Shared>, lane: Lane, steps: Vec<Step>, owners: &O
     users.dedup();
     let places = match users.is_empty() {
         true => Ok(Vec::new()),
-        false => kit.gates.presence.call_now(kit.ports.presence.locate(&users)).await,
+        false => {
+            let begun = kit.clock.mono();
+            let places = kit.gates.presence.call_now(kit.ports.presence.locate(&users)).await;
+            shared.took(&shared.stages.routed, begun);
+            places
+        }
     };
     let mut sends = Vec::with_capacity(offers.len());
     match places {
@@ -76,22 +83,39 @@ async fn find_ways(shared: &Rc<Shared>, lane: Lane, steps: Vec<Step>, owners: &O
             let mono = kit.clock.mono();
             for hint in offers {
                 let nodes = nodes.get(&hint.inbox.user).map_or(&[][..], Vec::as_slice);
+                let own = is_own(&hint);
                 if nodes.is_empty() {
-                    effects.parked(&Tried::of(&hint), now);
-                } else if kit.handed.hand(hint.message.id, mono) {
+                    if !own {
+                        effects.parked(&Tried::of(&hint), now);
+                    }
+                } else if own || kit.handed.hand(hint.message.id, hint.message.accepted_at, mono) {
                     sends.push(Routed { hint, nodes: nodes.to_vec() });
                 }
             }
         }
         Err(why) => {
             again("locate", &why, &Backoff::default());
+            let offers: Vec<_> = offers.into_iter().filter(|hint| !is_own(hint)).collect();
             offers.iter().for_each(|hint| effects.parked(&Tried::of(hint), now));
             unlocated::remember(shared, offers, owners);
         }
     }
-    let parked = effects.facts.iter().filter(|fact| fact.what == schemas::What::Parked).count();
-    gauges::add(&shared.count(lane).parked, parked);
+    let parked = || effects.facts.iter().filter(|fact| fact.what == schemas::What::Parked);
+    gauges::add(&shared.count(lane).parked, parked().count());
+    shared.tell(lane, Kind::Parked, parked().map(|fact| &fact.inbox.user.tenant));
+    if trace::on() {
+        sends.iter().for_each(|Routed { hint, .. }| {
+            trace::reached(trace::Stage::Routed, &hint.message, lane, hint.attempt);
+        });
+    }
     Ways { sends, effects }
+}
+
+/// Whether it is for the other devices of whoever did it, or a copy: nothing is said about it, and nobody waits for it.
+pub(crate) fn is_own(hint: &Hint) -> bool {
+    let (user, message) = (&hint.inbox.user, &hint.message);
+    message.kind.conversation().is_some()
+        && (*user != message.to || matches!(&message.from, Sender::User(party) if *party == user.party))
 }
 
 /// The nodes of a user's places, each once.
@@ -118,6 +142,9 @@ fn sort(steps: Vec<Step>, placed: Vec<Option<Placed>>, now: Timestamp) -> Sorted
             Step::Fail(hint, reason) => sorted.effects.ended(&Tried::of(&hint), reason, now),
             Step::Bury(dead) => sorted.effects.dead.push(*dead),
             Step::Done(due) => sorted.effects.done.push(*due),
+            Step::Refuse(fact) => sorted.effects.facts.push(*fact),
+            Step::Marked(marked) => sorted.effects.marks.push(*marked),
+            Step::Tell(_, signals) => sorted.effects.signals.extend(signals),
             Step::Again(again) => match placed.next().flatten().and_then(|placed| retried(&again, placed)) {
                 // It expired while it waited, or while the process was away.
                 Some(hint) if hint.message.is_expired(now) => {

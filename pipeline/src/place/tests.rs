@@ -21,6 +21,7 @@ fn decided(plan: &Plan) -> Vec<&'static str> {
         Step::Fail(_, reason) => reason.word(),
         Step::Bury(_) => "bury",
         Step::Done(_) => "then row done",
+        Step::Refuse(_) | Step::Marked(_) | Step::Tell(..) => "chat",
     }));
     words.extend((0..plan.repeats).map(|_| "repeat"));
     words
@@ -38,7 +39,8 @@ fn plan(items: Vec<Item>, found: &Found, tails: &mut Tails) -> Plan {
         (Some(inbox), item)
     });
     let items = items.collect();
-    Placing { lane: Lane::Normal, now: Timestamp(1_000), write: 1, found, tails }.plan(items)
+    let (threads, chat) = (&mut Threads::new(10), &ChatLimits::default());
+    Placing { lane: Lane::Normal, now: Timestamp(1_000), write: 1, found, tails, threads, chat }.plan(items)
 }
 
 fn one(change: impl FnOnce(&mut Message, &mut Fresh)) -> Item {
@@ -53,7 +55,7 @@ fn one(change: impl FnOnce(&mut Message, &mut Fresh)) -> Item {
 fn known(fingerprint: [u8; 16], placed: bool) -> Found {
     let position = placed.then_some(Position { epoch: Epoch(1), n: 4 });
     let known = Known { fingerprint, position };
-    Found { known: HashMap::from([(message(1).id, known)]), due: HashMap::new() }
+    Found { known: HashMap::from([(message(1).id, known)]), ..Found::default() }
 }
 
 fn due_row() -> Option<Box<Due>> {
@@ -71,7 +73,7 @@ fn due_found(position: Option<Position>, what: Option<What>) -> Found {
     let id = message.id;
     let (prev, recorded_at) = (Position::START, Timestamp(1));
     let placed = Placed { message, inbox, position, prev, recorded_at, state };
-    Found { known: HashMap::new(), due: HashMap::from([(id, placed)]) }
+    Found { due: HashMap::from([(id, placed)]), ..Found::default() }
 }
 
 #[test]

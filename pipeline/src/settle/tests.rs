@@ -341,12 +341,12 @@ async fn a_cancel_is_granted_while_nobody_has_it() {
         let facts = before.iter().map(|what| bench.fact(&message, 0, 0, *what)).collect();
         bench.say(facts).await;
         if *handed {
-            assert!(bench.handed.hand(message.id, bench.clock.mono()));
+            assert!(bench.handed.hand(message.id, message.accepted_at, bench.clock.mono()));
         }
         bench.say(vec![bench.fact(&message, 0, 0, What::CancelAsked)]).await;
         assert_eq!(bench.whats(message.id).contains(&cancelled), *granted, "{case}");
         if *granted {
-            assert!(!bench.handed.hand(message.id, bench.clock.mono()), "{case}: it must not go out any more");
+            assert!(!bench.handed.hand(message.id, message.accepted_at, bench.clock.mono()), "{case}: it must not go out any more");
             assert!(bench.history.state(message.id).is_withdrawn());
         }
         if *handed {
@@ -364,7 +364,7 @@ async fn a_cancel_is_granted_while_nobody_has_it() {
 async fn a_parked_message_can_be_taken_back_though_it_was_handed() {
     let mut bench = Bench::new();
     let message = bench.keep(1);
-    assert!(bench.handed.hand(message.id, bench.clock.mono()));
+    assert!(bench.handed.hand(message.id, message.accepted_at, bench.clock.mono()));
     bench.say(vec![bench.fact(&message, 0, 0, What::Parked)]).await;
     bench.say(vec![bench.fact(&message, 0, 0, What::CancelAsked)]).await;
     assert_eq!(bench.history.state(message.id).reason(), Some(Reason::Cancelled));
@@ -438,4 +438,56 @@ async fn a_settler_takes_settles_gives_up_and_stops() {
     assert_eq!((settler.armed(), history.state(message.id).status()), (0, Status::Read));
     assert!(history.settles.load(Ordering::SeqCst) <= 2, "what waits together is settled together");
     settler.stop().await;
+}
+
+/// Deadlines are counted in time that does not jump, an hour forth or two back.
+#[tokio::test]
+async fn a_clock_that_is_turned_moves_no_deadline() {
+    let mut bench = Bench::new();
+    let message = bench.keep(1);
+    bench.say(vec![bench.fact(&message, 0, 0, What::Sent)]).await;
+    for jump in [3_600_000, -7_200_000] {
+        bench.clock.jump(jump);
+        bench.pass(ACK / 2 - 1).await;
+        assert!(bench.retries().is_empty());
+    }
+    bench.pass(2).await;
+    assert_eq!(bench.retries().len(), 1);
+}
+
+/// Of several partitions one is another owner's by now: its facts are dropped, nothing of it is released, the others go on.
+#[tokio::test]
+async fn a_partition_that_was_overtaken_is_dropped_and_the_others_go_on() {
+    let bench = Bench::new();
+    let Bench { log, history, clock, limits, handed, .. } = &bench;
+    let ownership = crate::testing::owning(1);
+    let parts = worker::Parts {
+        log: log.clone(),
+        history: history.clone(),
+        clock: clock.clone(),
+        limits: limits.clone(),
+        handed: handed.clone(),
+        ownership: ownership.clone(),
+        gates: crate::testing::gates(),
+    };
+    let (teller, _told) = mpsc::channel(WAITING_NOTES);
+    let mut worker = Worker::new(parts, teller, CancellationToken::new());
+    worker.assign((0..4).map(|p| (Partition(p), Epoch(1))).collect());
+    let mut all: Vec<_> = (1..50).map(|n| bench.keep(n)).collect();
+    all.sort_by_key(|message| message.inbox(4).partition);
+    let (mine, theirs) = (all.remove(0), all.pop().unwrap());
+    let (p, q) = (mine.inbox(4).partition, theirs.inbox(4).partition);
+    assert!(p < q);
+    let facts = vec![bench.fact(&mine, 0, 0, What::Delivered), bench.fact(&theirs, 0, 0, What::Delivered)];
+    let records: Vec<_> = record::facts(facts).into_iter().map(|append| log.push(append, Timestamp(5))).collect();
+    // Together they are refused; alone the first partitions are taken and the other is refused.
+    history.faults.next("settle", PortError::Fenced("overtaken".into()));
+    history.faults.pass("settle");
+    history.faults.next("settle", PortError::Fenced("overtaken".into()));
+    worker.gather(records);
+    worker.settle().await.unwrap();
+    assert_eq!(ownership.take_lost(), [(q, Epoch(1))]);
+    assert_eq!(worker.moved().iter().map(|(at, _)| *at).collect::<Vec<_>>(), [p], "nothing of the other is committed");
+    assert_eq!(history.state(mine.id).status(), Status::Delivered);
+    assert_eq!(history.state(theirs.id).status(), Status::Pending);
 }

@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
+use metrics::Histogram;
 use schemas::{
-    Clock, Epoch, Fact, Limits, MessageId, Millis, Offset, Partition, Party, Reason, Sender, State, Status, Timestamp,
+    Clock, DeviceId, Epoch, Fact, Limits, MessageId, Millis, Offset, Partition, Reason, Sender, State, Status, Timestamp,
     UserId, What, codec,
     limits::PAGE_MAX,
     port::{Append, Dead, Dispatch, History, Log, PortError, Record, Settled},
@@ -25,7 +26,8 @@ use crate::{
     gate::Gates,
     handed::Handed,
     ownership::{Owners, Ownership},
-    watch::{Missed, Stand, Watch, deadline},
+    trace,
+    watch::{Missed, Stand, To, Watch, deadline},
 };
 
 /// Tellings that wait for a slow dispatch; past that notes are dropped (rule 16).
@@ -70,6 +72,18 @@ type Stands = Vec<(Stand, usize)>;
 /// Facts, the records they came in, and what merging each came to.
 type Merged = (Vec<Fact>, Stands, Vec<Settled>);
 
+/// What tells a device from a user's others: a number of its name.
+fn device_number(device: &DeviceId) -> u32 {
+    device.as_str().bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// When a message was named, where its name tells: a moment before it was accepted.
+fn made_at(id: MessageId) -> Option<Timestamp> {
+    let (seconds, nanos) = id.0.get_timestamp()?.to_unix();
+    let ms = seconds.saturating_mul(1_000).saturating_add(u64::from(nanos / 1_000_000));
+    i64::try_from(ms).ok().map(Timestamp)
+}
+
 /// Keeps the records that are wanted, with their facts.
 fn retain(facts: &mut Vec<Fact>, stands: &mut Stands, wanted: impl Fn(&Stand) -> bool) {
     let (mut kept, mut from) = (Vec::with_capacity(facts.len()), 0);
@@ -101,13 +115,19 @@ pub(super) struct Worker {
     stands: Stands,
     /// Facts of the last call: tells whether many come.
     last: usize,
+    /// From acceptance to the first acknowledgement.
+    delivery: Histogram,
+    /// What merging takes.
+    merging: Histogram,
 }
 
 impl Worker {
     pub(super) fn new(parts: Parts, teller: mpsc::Sender<Tell>, stop: CancellationToken) -> Self {
-        let watch = Watch::new(parts.limits.flow.ack_ms, parts.limits.flow.ack_watch);
+        let watch = Watch::new(parts.limits.flow.ack_ms, parts.limits.flow.ack_watch, parts.limits.flow.ack_renewals);
         let owned = BTreeMap::new();
-        Self { parts, teller, stop, owned, watch, facts: Vec::new(), stands: Vec::new(), last: 0 }
+        let delivery = metrics::histogram!("esh3ar_delivery_seconds");
+        let merging = metrics::histogram!("esh3ar_stage_seconds", "stage" => "settled");
+        Self { parts, teller, stop, owned, watch, facts: Vec::new(), stands: Vec::new(), last: 0, delivery, merging }
     }
 
     /// These are ours from here on.
@@ -198,7 +218,12 @@ impl Worker {
         }
         let (facts, stands) = (std::mem::take(&mut self.facts), std::mem::take(&mut self.stands));
         self.last = facts.len();
+        let begun = self.parts.clock.mono();
         let (facts, stands, settled) = self.merge(facts, stands).await?;
+        self.merging.record(self.parts.clock.mono().since(begun) as f64 / 1e3);
+        if trace::on() {
+            facts.iter().for_each(trace::settled);
+        }
         let now = (self.parts.clock.mono(), self.parts.clock.wall());
         let (mut from, mut follows) = (0, Vec::new());
         for (stand, to) in &stands {
@@ -303,19 +328,26 @@ impl Worker {
         let (state, (now, wall)) = (&settled.state, now);
         match fact.what {
             What::Sent => {
-                self.parts.handed.sent(fact.id);
+                let accepted_at = self.parts.handed.sent(fact.id);
                 let first_ms = self.parts.limits.flow.retry_first_ms;
                 if let Some(early_ms) = deadline(fact, state, wall, first_ms) {
                     let sent = Missed { id: fact.id, round: fact.round, attempt: fact.attempt };
-                    self.watch.arm(sent, stand, early_ms, now);
+                    let device = fact.device.as_ref().map(device_number);
+                    self.watch.arm(sent, To { device, accepted_at }, stand, early_ms, now);
                 }
             }
-            What::Delivered | What::Read => self.watch.disarm(fact.id),
+            What::Delivered | What::Read => {
+                let accepted_at = self.watch.disarm(fact.id).or_else(|| made_at(fact.id));
+                let first = state.first(Status::Delivered).is_some_and(|first| first.at == fact.at);
+                if let Some(accepted_at) = accepted_at.filter(|_| settled.changed && first) {
+                    self.delivery.record(fact.at.ms_since(accepted_at) as f64 / 1e3);
+                }
+            }
             What::AttemptFailed(_) => self.watch.failed(fact.id, fact.round, fact.attempt),
             What::Failed(_) => self.watch.failed(fact.id, fact.round, schemas::tier::Attempt(u8::MAX)),
             What::Parked => {
                 // It is with no session: it can be taken back again.
-                self.parts.handed.sent(fact.id);
+                let _ = self.parts.handed.sent(fact.id);
                 self.watch.parked(fact.id, fact.round, fact.attempt);
             }
             What::CancelAsked => {
@@ -330,7 +362,7 @@ impl Worker {
         None
     }
 
-    /// Tells business senders of the last change of each message.
+    /// Tells senders who are persons of the last change of each message.
     fn tell_senders(&self, facts: &[Fact], settled: &[Settled]) {
         let (mut notes, mut seen) = (Vec::new(), HashSet::<MessageId>::new());
         let mut counts = [0u64; Status::ALL.len()];
@@ -343,7 +375,7 @@ impl Worker {
         for (fact, settled) in facts.iter().zip(settled).rev().filter(|(f, s)| s.changed || ended(f, s)) {
             let status = settled.state.status();
             counts[status as usize] += 1;
-            let Sender::User(party @ Party::Business(_)) = &fact.from else { continue };
+            let Sender::User(party) = &fact.from else { continue };
             if seen.insert(fact.id) {
                 let user = UserId { tenant: fact.inbox.user.tenant.clone(), party: party.clone() };
                 let change = StatusChange {
@@ -402,10 +434,16 @@ impl Worker {
             match verdict(missed, Reason::NoAck, placed.as_ref(), now, first_ms) {
                 Verdict::Drop => {}
                 Verdict::Retry(tier, again, failed) => {
+                    if let Some(placed) = placed.as_ref().filter(|_| trace::on()) {
+                        trace::reached(trace::Stage::Retried, &placed.message, again.lane, failed.attempt);
+                    }
                     retries.push(on_tier(tier, &again));
                     facts.push(failed);
                 }
                 Verdict::Bury(letter, failed) => {
+                    if let Some(message) = letter.message.as_ref().filter(|_| trace::on()) {
+                        trace::reached(trace::Stage::Buried, message, message.priority, missed.attempt);
+                    }
                     dead.push(*letter);
                     facts.extend(failed);
                 }

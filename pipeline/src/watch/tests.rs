@@ -23,7 +23,7 @@ fn at(offset: u64) -> Stand {
 }
 
 fn watch() -> Watch {
-    let mut watch = Watch::new(ACK, 1_000);
+    let mut watch = Watch::new(ACK, 1_000, 2);
     watch.open(P);
     watch
 }
@@ -31,7 +31,7 @@ fn watch() -> Watch {
 /// A record with one `Sent` fact, settled.
 fn take(watch: &mut Watch, offset: u64, who: Missed, early: u64, now: u64) {
     assert!(watch.took(at(offset)));
-    watch.arm(who, at(offset), early, Millis(now));
+    watch.arm(who, To::default(), at(offset), early, Millis(now));
     watch.settled(at(offset));
 }
 
@@ -120,7 +120,7 @@ fn a_missed_deadline_holds_its_offset_until_what_follows_is_durable() {
 fn sent_again_starts_no_second_chain() {
     let mut watch = watch();
     take(&mut watch, 0, sent(1, 0, 1), 0, 0);
-    // The second device's, and one of a device that reconnects: neither puts the deadline off.
+    // The second device's, and one of an earlier attempt: neither puts the deadline off.
     take(&mut watch, 1, sent(1, 0, 1), 0, 200);
     take(&mut watch, 2, sent(1, 0, 0), 0, 250);
     assert_eq!(watch.armed(), 1);
@@ -132,6 +132,29 @@ fn sent_again_starts_no_second_chain() {
     // An administrator's new round counts from zero again.
     take(&mut watch, 4, sent(1, 1, 0), 0, 600);
     assert_eq!(watch.expire(Millis(600 + ACK), 10), [sent(1, 1, 0)]);
+}
+
+/// A device that lost its connection just before the deadline has the whole time on its new one. It may come back so often
+/// that an attempt lasts (1 + renewals) times the time at most: a device that comes back again and again and never answers
+/// is one that does not acknowledge, and its attempts end too.
+#[test]
+fn who_comes_back_has_the_whole_time_again_and_not_for_ever() {
+    let mut watch = watch();
+    let to = |device| To { device: Some(device), accepted_at: None };
+    let send = |watch: &mut Watch, offset, device, now| {
+        assert!(watch.took(at(offset)));
+        watch.arm(sent(1, 0, 0), to(device), at(offset), 0, Millis(now));
+        watch.settled(at(offset));
+    };
+    send(&mut watch, 0, 7, 0);
+    send(&mut watch, 1, 7, ACK - 1);
+    assert_eq!(watch.expire(Millis(ACK), 10), [], "no failed attempt is charged for a lost connection");
+    assert_eq!(moved(&mut watch), Some(1), "the later fact says it: the earlier one is free");
+    send(&mut watch, 2, 8, ACK + 50);
+    assert_eq!(watch.next_due(), Some(Millis(2 * ACK - 1)), "another device puts nothing off");
+    send(&mut watch, 3, 7, 2 * ACK - 2);
+    send(&mut watch, 4, 7, 3 * ACK - 3);
+    assert_eq!(watch.expire(Millis(3 * ACK - 2), 10), [sent(1, 0, 0)], "the third time it is judged");
 }
 
 #[test]
@@ -155,7 +178,7 @@ fn parked_ends_what_was_sent_early_and_spares_who_is_there_now() {
 
 #[test]
 fn beyond_the_bound_the_oldest_are_judged_at_once() {
-    let mut watch = Watch::new(ACK, 2);
+    let mut watch = Watch::new(ACK, 2, 0);
     watch.open(P);
     for n in 0..5 {
         take(&mut watch, u64::from(n), sent(n, 0, 0), 0, u64::from(n));
@@ -169,7 +192,7 @@ fn a_partition_given_up_leaves_nothing_behind() {
     take(&mut watch, 0, sent(1, 0, 0), 0, 0);
     watch.close(P);
     assert!(!watch.took(at(1)));
-    watch.arm(sent(2, 0, 0), at(1), 0, Millis(0));
+    watch.arm(sent(2, 0, 0), To::default(), at(1), 0, Millis(0));
     assert_eq!((watch.armed(), watch.held(), watch.next_due()), (0, 0, None));
     watch.open(P);
     take(&mut watch, 0, sent(1, 0, 0), 0, 50);
@@ -257,7 +280,7 @@ proptest! {
                         prop_assert!(watch.took(at(offset)));
                         // What `deadline` says from the state.
                         if !done.contains(n) && attempts.get(n).is_none_or(|due| attempt >= due) {
-                            watch.arm(sent(*n, 0, *attempt), at(offset), 0, Millis(now));
+                            watch.arm(sent(*n, 0, *attempt), To::default(), at(offset), 0, Millis(now));
                             if waited.get(n).is_none_or(|(there, _)| there < attempt) { waited.insert(*n, (*attempt, offset)); }
                         }
                         watch.settled(at(offset));

@@ -39,6 +39,12 @@ impl Pair {
         UserId::business(self.tenant.clone(), self.business.clone())
     }
 
+    /// The name of what somebody says or asks here under a key of its own (a `ref`, an idempotency key): repeats are one, and
+    /// other people's keys are other names.
+    pub fn name(&self, from: &Sender, key: &str) -> MessageId {
+        MessageId::of_key(&self.tenant, &format!("chat/{}/{from}", self.business), key, &self.mobile())
+    }
+
     /// The partition that writes it, of `count`.
     pub fn partition(&self, count: u16) -> Partition {
         Partition::of(&self.mobile(), count)
@@ -218,9 +224,7 @@ impl ChatCommand {
             Command::Read { .. } => {
                 side.is_some_and(|side| conversation.half(side).read >= mark.min(conversation.half(side).to))
             }
-            Command::Archive(archived) => {
-                side.is_some_and(|side| conversation.half(side).archived == *archived)
-            }
+            Command::Archive(archived) => side.is_some_and(|side| conversation.half(side).archived == *archived),
             Command::Close => conversation.closed.is_some(),
             Command::Reopen => conversation.closed.is_none(),
             Command::Block(block) => conversation.blocked == *block,
@@ -294,4 +298,55 @@ fn noted(note: &Note) -> Content {
 pub fn first_of(message: &Message) -> Option<Pair> {
     let (Kind::Chat(id), Sender::User(from)) = (message.kind, &message.from) else { return None };
     Pair::of(&message.to.tenant, from, &message.to.party).filter(|pair| pair.id() == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn asked(command: Command) -> ChatCommand {
+        let pair = Pair {
+            tenant: "acme".parse().unwrap(),
+            business: "sara".parse().unwrap(),
+            mobile: Phone::from_stored("+962790000001").unwrap(),
+        };
+        let (by, fingerprint) = ("business:sara".parse().unwrap(), [1; 16]);
+        let id = pair.name(&by, "k");
+        ChatCommand { id, pair, by, command, accepted_at: Timestamp(1), client_ref: None, trace: None, fingerprint }
+    }
+
+    proptest! {
+        #[test]
+        fn commands_round_trip(seq in any::<u64>(), n in any::<u128>(), archived in any::<bool>()) {
+            let id = MessageId(uuid::Uuid::from_u128(n));
+            for command in [
+                Command::Read { up_to: UpTo::Seq(seq) },
+                Command::Read { up_to: UpTo::Id(id) },
+                Command::Archive(archived),
+                Command::Edit { of: id, content: empty() },
+                Command::Assign { to: Name::parse("omar").unwrap() },
+            ] {
+                let asked = asked(command);
+                let bytes = crate::codec::encode(&asked);
+                prop_assert_eq!(&crate::codec::decode::<ChatCommand>(&bytes).unwrap(), &asked);
+                let json = serde_json::to_string(&asked).unwrap();
+                prop_assert_eq!(&serde_json::from_str::<ChatCommand>(&json).unwrap(), &asked);
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_names_one_thing_of_one_person_in_one_conversation() {
+        let (one, other) = (asked(Command::Open), asked(Command::Open).pair);
+        assert_eq!(one.id, other.name(&one.by, "k"));
+        assert!(one.id.is_keyed());
+        let omar = Pair { business: "omar".parse().unwrap(), ..other.clone() };
+        let mobile: Sender = "+962790000001".parse().unwrap();
+        assert!(
+            [omar.name(&one.by, "k"), other.name(&mobile, "k"), other.name(&one.by, "l")]
+                .iter()
+                .all(|id| *id != one.id)
+        );
+    }
 }

@@ -110,7 +110,10 @@ mod tests {
     fn a_bucket_gives_its_tokens_and_fills_evenly() {
         let (quota, mut bucket) = (quota(10, 1_000), Bucket::default());
         let at = |ms: u64| ms as f64 * 1_000.0;
-        assert_eq!((bucket.take(&quota, 7, at(0)), bucket.take(&quota, 7, at(0)), bucket.take(&quota, 1, at(0))), (7, 3, 0));
+        assert_eq!(
+            (bucket.take(&quota, 7, at(0)), bucket.take(&quota, 7, at(0)), bucket.take(&quota, 1, at(0))),
+            (7, 3, 0)
+        );
         assert_eq!((bucket.wait_ms(&quota, 1, at(0)), bucket.wait_ms(&quota, 10, at(0))), (100, 1_000));
         assert_eq!((bucket.remaining(&quota, at(99)), bucket.remaining(&quota, at(100))), (0, 1));
         assert_eq!((bucket.take(&quota, 9, at(350)), bucket.wait_ms(&quota, 1, at(350))), (3, 50));

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 use schemas::{
     NodeId, SessionId, UserId,
-    port::{Backplane, Hint, Landing, Node, PortResult},
+    port::{Backplane, Hint, Landing, Node, PortResult, Signal},
     view::StatusChange,
 };
 
@@ -50,6 +50,13 @@ impl Backplane for LocalBackplane {
     async fn notify(&self, node: &NodeId, notes: Vec<(UserId, StatusChange)>) -> PortResult<()> {
         if let Some(node) = self.node(node) {
             node.notify(notes).await;
+        }
+        Ok(())
+    }
+
+    async fn signal(&self, node: &NodeId, signals: Vec<(UserId, Signal)>) -> PortResult<()> {
+        if let Some(node) = self.node(node) {
+            node.signal(signals).await;
         }
         Ok(())
     }

@@ -133,7 +133,7 @@ impl Backplane for RedisBackplane {
         let inner = &self.inner;
         if let Some(here) = inner.node(node) {
             here.notify(notes).await;
-        } else if !inner.post(&inner.channel(node), Part::Notes(notes)) {
+        } else if !inner.post(&inner.channel(node), Part::notes(notes)) {
             return Err(PortError::Unavailable(format!("too much waits for node {node}")));
         }
         Ok(())
@@ -240,7 +240,9 @@ impl Inner {
                     }
                     self.post(&back, Part::Done { ask });
                 }
-                (Part::Notes(notes), Some((_, target))) => target.notify(notes).await,
+                (Part::Notes(notes), Some((_, target))) => {
+                    target.notify(notes.into_iter().map(|(user, note)| (user, note.into())).collect()).await;
+                }
                 (Part::Signals(signals), Some((_, target))) => target.signal(signals).await,
                 (Part::Taken { by }, Some((node, _))) if by != self.me => {
                     tracing::warn!(%node, "another process has taken this node's name: give each its own");

@@ -33,9 +33,9 @@ use super::{
 };
 use crate::{OpenError, Stats};
 
-/// The journal is at least this before it is cut, in bytes (fjall's own rule is 64 MB a piece). With the unflushed rows of
-/// quiet keyspaces it is what a start reads again, about half a second.
-const JOURNAL_BYTES: u64 = 192 * 1024 * 1024;
+/// Bytes of finished journal pieces (of 64 MB each) past which the rows of quiet keyspaces are flushed so that the oldest can
+/// go. The least that fjall takes: these and the present piece are what a start reads again.
+const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 /// One place in the queue carries so many bytes, so that large jobs wait for memory as many small ones do.
 const PLACE_BYTES: usize = 16 * 1024;
 

@@ -13,8 +13,6 @@ pub(crate) mod folder;
 pub(crate) mod journal;
 mod pace;
 mod queue;
-#[cfg(test)]
-mod refusals;
 pub mod shape;
 pub(crate) mod space;
 #[cfg(test)]

@@ -33,9 +33,10 @@ impl Shape {
             Self::Rows => base
                 .max_memtable_size(8 * MIB)
                 .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(16 * MIB))),
-            // Merging rewrites a row once a level and more often inside it; with the values apart that is a fifth of a row. A
-            // file of values is removed when all of it is gone, or written anew without what is gone: a quarter at most is
-            // kept for nothing. 96 bytes: a shorter value is smaller than what naming its place takes in disk reads.
+            // Merging rewrites a row once a level and more often inside it; with the values apart that is a tenth of a row. Rows
+            // are removed in the order of their age, so a file of values goes whole soon after its first value: it is hardly
+            // ever written anew for what is left in it. 96 bytes: what is shorter stays with its key, as it takes no more
+            // there than what would name its place.
             Self::Bodies => base
                 .max_memtable_size(16 * MIB)
                 .with_kv_separation(Some(
@@ -43,7 +44,7 @@ impl Shape {
                         .separation_threshold(96)
                         .compression(CompressionType::None)
                         .file_target_size(32 * MIB)
-                        .staleness_threshold(0.25),
+                        .staleness_threshold(0.75),
                 ))
                 .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(16 * MIB))),
             // Never looked up by exact key, so no filters; read in order, so larger blocks, which also compress better. A

@@ -162,3 +162,37 @@ async fn the_last_handle_may_go_with_an_answer() {
     drop((engine, rows));
     assert_eq!(told.await.unwrap(), Ok(()));
 }
+
+#[tokio::test]
+async fn the_disk_of_removed_values_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path(), &limits()).unwrap();
+    let rows = engine.keyspace("bodies", Shape::Bodies).unwrap();
+    // Each generation is of the same 500 inboxes, as days of messages are.
+    let key =
+        |generation: u32, n: u32| [&(n % 500).to_be_bytes()[..], &generation.to_be_bytes(), &n.to_be_bytes()].concat();
+    let value = Bytes::from(vec![7; 2_000]);
+    for generation in 0..24 {
+        let puts = (0..10_000).map(|n| Write::Put { to: rows.clone(), key: key(generation, n), value: value.clone() });
+        for call in puts.collect::<Vec<_>>().chunks(500) {
+            engine.write(call.to_vec()).await.unwrap();
+        }
+        if generation >= 2 {
+            let gone = (0..10_000).map(|n| Write::Remove { from: rows.clone(), key: key(generation - 2, n) });
+            engine.write(gone.collect()).await.unwrap();
+        }
+    }
+    // 20 MB a generation, of which two are kept; what waits to be merged is a few flushes of 16 MB. 480 MB were written.
+    let given_back = async {
+        while rows.disk_space() > 240_000_000 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let soon = tokio::time::timeout(std::time::Duration::from_secs(30), given_back).await;
+    assert!(soon.is_ok(), "{} bytes are left", rows.disk_space());
+    assert_eq!(rows.len().unwrap(), 20_000);
+    for n in 0..10_000 {
+        assert_eq!(rows.get(key(23, n)).unwrap().as_deref(), Some(&value[..]));
+        assert_eq!(rows.get(key(3, n)).unwrap(), None);
+    }
+}

@@ -53,6 +53,13 @@ fn one_group(shared: &Shared, db: &fjall::Database, group: Vec<Job>) -> Result<W
         Ok(()) => None,
         Err(error) => Some(failure(&error)),
     };
+    if failed.is_none() {
+        shared.stats.syncs.fetch_add(u64::from(count > 0), Ordering::Relaxed);
+        shared.stats.groups.fetch_add(1, Ordering::Relaxed);
+        shared.stats.jobs.fetch_add(jobs as u64, Ordering::Relaxed);
+        shared.stats.writes.fetch_add(count as u64, Ordering::Relaxed);
+        shared.stats.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
     // Before anybody is answered, who may come again at once.
     let came = shared.queue.presses();
     for (done, room) in answers {
@@ -62,11 +69,6 @@ fn one_group(shared: &Shared, db: &fjall::Database, group: Vec<Job>) -> Result<W
     if let Some((_, why)) = failed {
         return Err(why);
     }
-    shared.stats.syncs.fetch_add(u64::from(count > 0), Ordering::Relaxed);
-    shared.stats.groups.fetch_add(1, Ordering::Relaxed);
-    shared.stats.jobs.fetch_add(jobs as u64, Ordering::Relaxed);
-    shared.stats.writes.fetch_add(count as u64, Ordering::Relaxed);
-    shared.stats.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     shared.disk.wrote(bytes as u64);
     Ok(Wrote { urgent, writes: count, came })
 }

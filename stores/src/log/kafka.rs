@@ -3,7 +3,7 @@
 //! | file | does |
 //! |---|---|
 //! | [`settings`] | what an address says, and what every client is told |
-//! | [`produce`] | appends: idempotent, `acks=all`, bounded, an outcome each |
+//! | [`produce`], [`answers`] | appends: idempotent, `acks=all`, bounded, an outcome each |
 //! | [`ask`] | bounds, committed offsets, health: many questions in one request |
 //! | [`read`] | reads from anywhere |
 //! | [`group`], [`member`], [`owned`] | one owner of a partition number in all topics |
@@ -15,6 +15,7 @@
 //! What Kafka does not give and the port does: retention goes by age alone, whether or not a group has read what it removes.
 //! `docs/kafka.md` says how to choose it; [`KafkaLog::nearly_lost`] says when a group comes near it.
 
+pub(crate) mod answers;
 pub(crate) mod ask;
 pub(crate) mod form;
 pub(crate) mod group;
@@ -27,9 +28,14 @@ pub(crate) mod settings;
 pub(crate) mod told;
 pub mod topics;
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use schemas::{
     Clock, Millis, Offset, Topic, TopicPartition,
     limits::StoreLimits,
@@ -40,8 +46,13 @@ use self::{ask::Asker, produce::Producer, read::Readers, settings::Settings};
 use super::embedded::layout::Layout;
 use crate::{OpenError, urls::Address};
 
+pub use answers::{Produced, produce_requests};
+
 /// A verdict of [`Log::check`] holds so long, ms.
 const CHECKED_MS: u64 = 1_000;
+
+/// How often a process that reads as a member of a group looks whether the group comes near what retention removes.
+const WATCH: Duration = Duration::from_secs(60);
 
 /// The log of an installation on Kafka.
 pub struct KafkaLog {
@@ -58,6 +69,8 @@ pub struct KafkaLog {
     min_isr: usize,
     cluster: String,
     checked: tokio::sync::Mutex<Option<(Millis, PortResult<()>)>>,
+    // Whose members are in this process.
+    joined: Mutex<BTreeMap<&'static str, Vec<Topic>>>,
 }
 
 impl KafkaLog {
@@ -79,22 +92,25 @@ impl KafkaLog {
             tracing::warn!("Kafka at {}: {wrong}", settings.shown);
         }
         let layout = Layout::new(settings.partitions);
-        let producer = Producer::open(settings.clone(), limits, layout.clone())?;
+        let producer = Producer::open(settings.clone(), limits, layout.clone(), clock.clone())?;
         let log = Self {
-            bounds: Asker::start("kafka-bounds", settings.clone())?,
-            offsets: Asker::start("kafka-offsets", settings.clone())?,
+            bounds: Asker::start("kafka-bounds", settings.clone(), clock.clone())?,
+            offsets: Asker::start("kafka-offsets", settings.clone(), clock.clone())?,
             readers: Readers::new(settings.clone(), clock.clone(), limits),
             durability: found.durability(),
             min_isr: found.min_isr(),
             cluster: found.cluster,
             checked: tokio::sync::Mutex::default(),
+            joined: Mutex::default(),
             limits: limits.clone(),
             producer,
             layout,
             clock,
             settings,
         };
-        Ok(Arc::new(log))
+        let log = Arc::new(log);
+        tokio::spawn(watch(Arc::downgrade(&log)));
+        Ok(log)
     }
 
     /// Names the cluster and the place in it: another installation's is another.
@@ -131,9 +147,18 @@ impl KafkaLog {
         Ok(late)
     }
 
+    /// What was produced since the producer was made: records for each request are what brokers' cost goes by.
+    pub fn produced(&self) -> Produced {
+        self.producer.produced()
+    }
+
     async fn ask_writable(&self) -> PortResult<()> {
         if self.producer.is_closed() {
             return Err(PortError::Unavailable("the log is closed".into()));
+        }
+        // Brokers without a majority go on telling what was: what is on its way knows better.
+        if let Some(ms) = self.producer.quiet_ms().filter(|ms| *ms > self.limits.kafka_ask_ms) {
+            return Err(PortError::Unavailable(format!("Kafka has answered no append for {ms} ms")));
         }
         let lanes = Topic::all().filter(|topic| matches!(topic, Topic::Lane(_)));
         let names = lanes.map(|topic| self.settings.topic(topic)).collect();
@@ -141,6 +166,27 @@ impl KafkaLog {
             Some((code, reason)) => PortError::Unavailable(format!("{why} ({code}: {reason})")),
             None => why,
         })
+    }
+}
+
+/// Warns of what a group is about to lose, as long as the log is there.
+async fn watch(log: Weak<KafkaLog>) {
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let Some(log) = log.upgrade() else { return };
+        if log.producer.is_closed() {
+            return;
+        }
+        let joined = log.joined.lock().clone();
+        for (group, topics) in joined {
+            let Ok(late) = log.nearly_lost(Group(group), &topics).await else { continue };
+            for (at, age_ms) in late {
+                tracing::error!(
+                    group, %at, age_ms, kept_ms = log.limits.log_retention_ms,
+                    "the group is so late that retention is about to remove what it has not read: raise retention.ms of the topic"
+                );
+            }
+        }
     }
 }
 
@@ -178,6 +224,7 @@ impl Log for KafkaLog {
     async fn join(&self, group: Group, topics: &[Topic]) -> PortResult<Box<dyn Consumer>> {
         let (settings, limits, clock) = (self.settings.clone(), self.limits.clone(), self.clock.clone());
         let (layout, topics) = (self.layout.clone(), topics.to_vec());
+        self.joined.lock().insert(group.0, topics.clone());
         let joined =
             tokio::task::spawn_blocking(move || group::join(settings, &limits, clock, layout, group, &topics)).await;
         let member = joined.map_err(|_| PortError::Unavailable("joining was interrupted".into()))??;

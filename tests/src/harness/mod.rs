@@ -2,6 +2,7 @@
 //! sockets and may fall silent, drop or come back.
 
 mod business;
+pub mod cluster;
 mod phone;
 mod server;
 pub mod stack;

@@ -63,8 +63,13 @@ impl Phone {
 
     /// A phone, or a business user's desk, with this token.
     pub fn with_token(server: &Server, token: String, device: &str) -> Self {
+        Self::at(&server.url, token, device)
+    }
+
+    /// The same at an address, `http://host:port`.
+    pub fn at(url: &str, token: String, device: &str) -> Self {
         Self {
-            url: server.url.replacen("http", "ws", 1),
+            url: url.replacen("http", "ws", 1),
             token,
             device: device.to_owned(),
             taste: Taste::Acks,

@@ -9,7 +9,9 @@ use schemas::{
     port::{Backplane, Limiter, Log, Presence},
     time::ManualClock,
 };
-use stores::{backplane::LocalBackplane, embedded::Engine, limiter::LocalLimiter, log::EmbeddedLog, presence::LocalPresence};
+use stores::{
+    backplane::LocalBackplane, embedded::Engine, limiter::LocalLimiter, log::EmbeddedLog, presence::LocalPresence,
+};
 use tests::conformance;
 
 fn clock() -> Arc<ManualClock> {

@@ -133,8 +133,10 @@ async fn measure_conversations() {
         })
         .await;
         let total = timed(20, async |_| history.unread_total(&sara).await.unwrap()).await;
-        println!("  {state}: list of 50, first page p50 {} p95 {} us; anywhere p50 {} p95 {} us; unread total p50 {} p95 {} us",
-            first.0, first.1, somewhere.0, somewhere.1, total.0, total.1);
+        println!(
+            "  {state}: list of 50, first page p50 {} p95 {} us; anywhere p50 {} p95 {} us; unread total p50 {} p95 {} us",
+            first.0, first.1, somewhere.0, somewhere.1, total.0, total.1
+        );
     }
     // One thread of as many turns, one message a minute, among nine quiet ones of the same user.
     let nine: Vec<_> = (0..10).map(|n| desk.pair("nadia", n)).collect();
@@ -158,7 +160,10 @@ async fn measure_conversations() {
     }
     println!("{many} messages in one conversation, one a minute: filled in {:?}", start.elapsed());
     let after = timed(500, async |_| history.by_user(&nadia, false, None, 50).await.unwrap()).await;
-    println!("  list of its user: p50 {} p95 {} us before, p50 {} p95 {} us after", before.0, before.1, after.0, after.1);
+    println!(
+        "  list of its user: p50 {} p95 {} us before, p50 {} p95 {} us after",
+        before.0, before.1, after.0, after.1
+    );
     // The same with a pause of 11 minutes after each message: it goes back to disk every time.
     let pauses = (many / 10).min(10_000);
     for _ in 0..pauses {
@@ -177,8 +182,12 @@ async fn measure_conversations() {
     for (order, near, far) in [(Order::Newest, seq - 50, 60), (Order::Oldest, 50, seq - 60)] {
         let shallow = timed(1_000, async |_| history.turns(id, order, Some(near), 50).await.unwrap()).await;
         let deep = timed(1_000, async |_| history.turns(id, order, Some(far), 50).await.unwrap()).await;
-        println!("  page at depth 50: p50 {} us; at depth {seq}: p50 {} us; ratio {:.2} ({order:?})",
-            shallow.0, deep.0, deep.0 as f64 / shallow.0 as f64);
+        println!(
+            "  page at depth 50: p50 {} us; at depth {seq}: p50 {} us; ratio {:.2} ({order:?})",
+            shallow.0,
+            deep.0,
+            deep.0 as f64 / shallow.0 as f64
+        );
     }
     let message = history.turns(id, Order::Oldest, Some(seq / 2), 1).await.unwrap().rows[0].turn.message.id;
     let around = timed(1_000, async |_| history.around(id, message, 50).await.unwrap()).await;

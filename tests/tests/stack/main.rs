@@ -3,5 +3,11 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod cluster;
+mod deploy;
+mod door;
 mod kafka;
+mod nginx;
 mod redis;
+mod roles;
+mod scylla;

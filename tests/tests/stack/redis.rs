@@ -2,6 +2,7 @@
 
 mod away;
 mod frames;
+mod people;
 mod refusals;
 mod shared;
 
@@ -14,12 +15,10 @@ use async_trait::async_trait;
 use ops::clock::SystemClock;
 use schemas::{
     NodeId, SessionId, UserId,
-    port::{Backplane, Hint, Landing, Limiter, Node, PortResult, Presence},
+    port::{Backplane, Hint, Landing, Limiter, Node, PortResult, Presence, Signal},
     view::StatusChange,
 };
-use stores::{
-    backplane::RedisBackplane, limiter::RedisLimiter, presence::RedisPresence, redis::Redis, urls::Address,
-};
+use stores::{backplane::RedisBackplane, limiter::RedisLimiter, presence::RedisPresence, redis::Redis, urls::Address};
 use tests::{conformance, harness::stack::Nodes};
 use tokio::sync::OnceCell;
 
@@ -165,6 +164,9 @@ impl Backplane for Across {
     }
     async fn notify(&self, node: &NodeId, notes: Vec<(UserId, StatusChange)>) -> PortResult<()> {
         self.here.notify(node, notes).await
+    }
+    async fn signal(&self, node: &NodeId, signals: Vec<(UserId, Signal)>) -> PortResult<()> {
+        self.here.signal(node, signals).await
     }
     async fn supersede(&self, node: &NodeId, user: &UserId, session: SessionId) -> PortResult<()> {
         self.here.supersede(node, user, session).await

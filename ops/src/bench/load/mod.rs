@@ -12,31 +12,6 @@ pub(crate) use phones::{Phones, Watch};
 use super::TENANT;
 use crate::clock::SystemClock;
 
-/// Where a load goes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Door<'a> {
-    /// `host:port`.
-    pub(crate) address: &'a str,
-    /// The path that takes one message.
-    pub(crate) single: &'static str,
-    /// The path that takes many.
-    pub(crate) batch: &'static str,
-    /// The path of sockets, with its query.
-    pub(crate) socket: &'static str,
-}
-
-impl<'a> Door<'a> {
-    /// A server's.
-    pub(crate) fn of(address: &'a str) -> Self {
-        Self { address, single: "/v1/messages", batch: "/v1/messages/batch", socket: "/v1/ws?device=bench" }
-    }
-
-    /// The bare server's.
-    pub(crate) fn bare(address: &'a str) -> Self {
-        Self { address, single: "/bare/messages", batch: "/bare/batch", socket: "/bare/ws" }
-    }
-}
-
 /// The phone number of the `n`th user.
 pub(crate) fn number(n: usize) -> String {
     format!("+96279{n:07}")

@@ -17,7 +17,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest, protocol::WebSocketConfig},
 };
 
-use super::{super::measure::histogram, Door};
+use super::super::measure::histogram;
 use crate::clock::SystemClock;
 
 /// What was counted at one moment.
@@ -98,10 +98,10 @@ pub(crate) struct Phones {
 
 impl Phones {
     /// Connects one phone per token, a few at a time.
-    pub(crate) async fn connect(door: &Door<'_>, tokens: Vec<String>, watch: Option<Arc<Watch>>) -> Result<Self> {
+    pub(crate) async fn connect(address: &str, tokens: Vec<String>, watch: Option<Arc<Watch>>) -> Result<Self> {
         let mut tasks = tokio::task::JoinSet::new();
         for (wave, tokens) in tokens.chunks(64).enumerate() {
-            let opened = tokens.iter().map(|token| open(door, token));
+            let opened = tokens.iter().map(|token| open(address, token));
             for (n, socket) in futures::future::join_all(opened).await.into_iter().enumerate() {
                 let socket = socket.with_context(|| format!("phone {} could not connect", wave * 64 + n))?;
                 tasks.spawn(listen(socket, watch.clone(), wave * 64 + n));
@@ -119,10 +119,10 @@ impl Phones {
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
 
-async fn open(door: &Door<'_>, token: &str) -> Result<Socket> {
-    let mut request = format!("ws://{}{}", door.address, door.socket).into_client_request()?;
+async fn open(address: &str, token: &str) -> Result<Socket> {
+    let mut request = format!("ws://{address}/v1/ws?device=bench").into_client_request()?;
     request.headers_mut().insert("authorization", format!("Bearer {token}").parse()?);
-    let stream = tokio::net::TcpStream::connect(door.address).await?;
+    let stream = tokio::net::TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let config =
         WebSocketConfig::default().read_buffer_size(1024).write_buffer_size(0).max_write_buffer_size(64 * 1024);

@@ -18,7 +18,7 @@ use super::{
         Report, Stage,
         bare::Bare,
         lift,
-        load::{Conn, Door, Phones, Watch, batch, content, count_accepted, message, number},
+        load::{Conn, Phones, Watch, batch, content, count_accepted, message, number},
         measure::{Curve, Figure, Series, used},
     },
     closing, metric,
@@ -26,14 +26,15 @@ use super::{
 
 const NAME: &str = "end-to-end";
 
-/// Messages of one batch request, and how many may be under way: enough to keep every stage busy, few enough that latency
-/// is the pipeline's and not the queue's.
+/// Senders at once, messages of one batch request, and how many may be under way: enough to keep every stage busy, few enough
+/// that latency is the pipeline's and not the queue's.
+const SENDERS: usize = 4;
 const BATCH: usize = 500;
 const UNDER_WAY: u64 = 5_000;
 /// Bytes of a content.
 const BYTES: usize = 300;
-/// Batches in the log's hands at once where the log is measured alone: as many as the two senders have.
-const TOGETHER: usize = 2;
+/// Batches in the log's hands at once where the log is measured alone: as many as the senders have.
+const TOGETHER: usize = SENDERS;
 
 /// What one run at full speed came to.
 pub(super) struct Peak {
@@ -50,7 +51,7 @@ pub(super) struct Peak {
 
 /// Who is loaded: a server, or the bare one.
 struct Target<'a> {
-    door: Door<'a>,
+    address: &'a str,
     pid: u32,
     token: String,
     /// Whether it keeps what it takes, and counts its syncs.
@@ -68,9 +69,8 @@ pub(super) async fn peak(
     let server = stage.server(scenario, &[lift::QUOTAS, lift::LANES, lift::SOCKETS]).await?;
     let watch = Watch::new(stage.clock);
     let phones = stage.phones(&server, 0..users)?;
-    let target =
-        Target { door: Door::of(&server.listen), pid: server.pid(), token: stage.business(&server)?, keeps: true };
-    let phones = Phones::connect(&target.door, phones, Some(watch.clone())).await?;
+    let target = Target { address: &server.listen, pid: server.pid(), token: stage.business(&server)?, keeps: true };
+    let phones = Phones::connect(target.address, phones, Some(watch.clone())).await?;
     let peak = load(stage, &target, &watch, users, lanes).await?;
     closing::close(stage, report, scenario, &server, &watch, 0).await?;
     drop(phones);
@@ -87,11 +87,11 @@ async fn load(
 ) -> Result<Peak> {
     let over = Arc::new(AtomicBool::new(false));
     let mut senders = tokio::task::JoinSet::new();
-    for half in 0..2usize {
+    for sender in 0..SENDERS {
         let (over, watch, clock, lanes) = (over.clone(), watch.clone(), stage.clock, lanes.to_vec());
-        let (mut conn, path) = (Conn::open(target.door.address, &target.token).await?, target.door.batch);
+        let mut conn = Conn::open(target.address, &target.token).await?;
         senders.spawn(async move {
-            let (mut next, mut turn) = (half * users / 2, half);
+            let (mut next, mut turn) = (sender * users / SENDERS, sender);
             while !over.load(Ordering::Relaxed) {
                 if watch.under_way() > UNDER_WAY {
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -102,7 +102,7 @@ async fn load(
                 let body = batch(items, lanes[turn % lanes.len()].word());
                 (next, turn) = (next + BATCH, turn + 1);
                 watch.sent.fetch_add(BATCH as u64, Ordering::Relaxed);
-                let (_, answer) = conn.post(path, "application/x-ndjson", &body).await?;
+                let (_, answer) = conn.post("/v1/messages/batch", "application/x-ndjson", &body).await?;
                 let refused = BATCH as u64 - count_accepted(&answer);
                 anyhow::ensure!(
                     refused == 0,
@@ -117,7 +117,7 @@ async fn load(
     let _warm_up = watch.take();
     let syncs = || async {
         match target.keeps {
-            true => metric(target.door.address, "esh3ar_store_syncs_total", "").await,
+            true => metric(target.address, "esh3ar_store_syncs_total", "").await,
             false => Ok(0.0),
         }
     };
@@ -152,8 +152,8 @@ async fn load(
 async fn bare(stage: &Stage, users: usize) -> Result<Peak> {
     let bare = tokio::task::spawn_blocking(Bare::start).await??;
     let watch = Watch::new(stage.clock);
-    let target = Target { door: Door::bare(&bare.address), pid: bare.pid(), token: "none".to_owned(), keeps: false };
-    let _phones = Phones::connect(&target.door, (0..users).map(number).collect(), Some(watch.clone())).await?;
+    let target = Target { address: &bare.address, pid: bare.pid(), token: "none".to_owned(), keeps: false };
+    let _phones = Phones::connect(target.address, (0..users).map(number).collect(), Some(watch.clone())).await?;
     load(stage, &target, &watch, users, &[Priority::Normal]).await
 }
 
@@ -174,8 +174,8 @@ async fn bare_log(stage: &Stage, users: usize) -> Result<(f64, f64)> {
     let (began, before) = (stage.clock.micros(), used(std::process::id())?.cpu_micros);
     let end = began + stage.duration().as_micros().min(5_000_000) as u64;
     let mut appended = 0;
-    'load: for pair in batches.chunks(TOGETHER).cycle() {
-        for outcomes in futures::future::join_all(pair.iter().map(|batch| stores.log.append(batch.clone()))).await {
+    'load: for group in batches.chunks(TOGETHER).cycle() {
+        for outcomes in futures::future::join_all(group.iter().map(|batch| stores.log.append(batch.clone()))).await {
             for outcome in outcomes {
                 outcome?;
                 appended += 1;
@@ -219,7 +219,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
         let name = format!("bytes written per {BYTES}-byte message ÷ {BYTES}");
         report.add(Figure::new(NAME, name, written / BYTES as f64, "×").targets(10.0, 6.0));
     }
-    let name = format!("most messages on their way at any second (bound: {UNDER_WAY} and two batches)");
+    let name = format!("most messages on their way at any second (bound: {})", UNDER_WAY + (SENDERS * BATCH) as u64);
     report.add(Figure::new(NAME, name, peak.most_under_way as f64, "messages"));
     report.series.push(peak.series);
     Ok(())

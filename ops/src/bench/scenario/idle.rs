@@ -9,7 +9,7 @@ use super::super::{
     Report, Stage,
     bare::Bare,
     lift,
-    load::{Door, Phones, number},
+    load::{Phones, number},
     measure::{Figure, resident, used},
 };
 
@@ -29,12 +29,12 @@ struct Held {
     bytes: f64,
 }
 
-async fn hold(door: &Door<'_>, pid: u32, tokens: &[String]) -> Result<Held> {
+async fn hold(address: &str, pid: u32, tokens: &[String]) -> Result<Held> {
     let (few, many) = tokens.split_at(FEW);
-    let first = Phones::connect(door, few.to_vec(), None).await?;
+    let first = Phones::connect(address, few.to_vec(), None).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = resident(pid)?;
-    let rest = Phones::connect(door, many.to_vec(), None).await?;
+    let rest = Phones::connect(address, many.to_vec(), None).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let bytes = (resident(pid)? - before) / many.len() as f64;
     Ok(Held { phones: [first, rest], count: tokens.len(), bytes })
@@ -52,9 +52,9 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     let bare = tokio::task::spawn_blocking(Bare::start).await??;
     let server = stage.server(NAME, &[lift::SOCKETS]).await?;
     let tokens = stage.phones(&server, 0..FEW + MANY)?;
-    let mut ours = hold(&Door::of(&server.listen), server.pid(), &tokens).await?;
+    let mut ours = hold(&server.listen, server.pid(), &tokens).await?;
     let numbers: Vec<_> = (0..FEW + BARE_MANY).map(number).collect();
-    let mut theirs = hold(&Door::bare(&bare.address), bare.pid(), &numbers).await?;
+    let mut theirs = hold(&bare.address, bare.pid(), &numbers).await?;
     // Both at once: the machine is the same for them.
     let cpu = || Ok::<_, anyhow::Error>((used(server.pid())?.cpu_micros, used(bare.pid())?.cpu_micros));
     let before = cpu()?;

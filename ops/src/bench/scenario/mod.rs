@@ -1,6 +1,7 @@
 //! The scenarios, in the order they run. Each starts its own server, and accounts for what it sent.
 
 mod closing;
+mod cluster;
 mod end_to_end;
 mod idle;
 mod kept;
@@ -29,6 +30,11 @@ pub(crate) fn all() -> Vec<(&'static str, Scenario)> {
         ("idle", |stage, report| Box::pin(idle::run(stage, report))),
         ("kept", |stage, report| Box::pin(kept::run(stage, report))),
     ]
+}
+
+/// Those that need real servers: run where they are named.
+pub(crate) fn on_servers() -> Vec<(&'static str, Scenario)> {
+    vec![("cluster", |stage, report| Box::pin(cluster::run(stage, report)))]
 }
 
 /// A value of the server's own metrics, e.g. `esh3ar_store_syncs_total`, summed over its labels, or over those lines that have

@@ -10,7 +10,7 @@ use schemas::Priority;
 use super::{
     super::{
         Report, Stage, lift,
-        load::{Conn, Door, Phones, Watch, content, number},
+        load::{Conn, Phones, Watch, content, number},
         measure::{Figure, Series, bare_syncs, histogram, used},
     },
     closing,
@@ -29,6 +29,21 @@ pub(super) async fn steady(
     priority: Priority,
     how_long: Duration,
 ) -> Result<hdrhistogram::Histogram<u64>> {
+    steady_at(stage, &server.listen, &stage.business(server)?, watch, rate, users, priority, how_long).await
+}
+
+/// The same at a door that is named, by whoever holds this token.
+#[allow(clippy::too_many_arguments, reason = "a load is all of these")]
+pub(super) async fn steady_at(
+    stage: &Stage,
+    address: &str,
+    token: &str,
+    watch: &Arc<Watch>,
+    rate: f64,
+    users: usize,
+    priority: Priority,
+    how_long: Duration,
+) -> Result<hdrhistogram::Histogram<u64>> {
     let times = Arc::new(Mutex::new(histogram()));
     let mut people = tokio::task::JoinSet::new();
     let connections = CONNECTIONS.min((rate / 4.0).max(8.0) as usize);
@@ -37,7 +52,7 @@ pub(super) async fn steady(
     let end = start + how_long.as_micros() as u64;
     for n in 0..connections {
         let (clock, times, watch, priority) = (stage.clock, times.clone(), watch.clone(), priority.word());
-        let mut conn = Conn::open(&server.listen, &stage.business(server)?).await?;
+        let mut conn = Conn::open(address, token).await?;
         people.spawn(async move {
             let mut k = 0u64;
             loop {
@@ -75,7 +90,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     let server = stage.server(NAME, &[lift::QUOTAS, lift::LANES]).await?;
     let (pid, watch) = (server.pid(), Watch::new(stage.clock));
     let tokens = stage.phones(&server, 0..users)?;
-    let _phones = Phones::connect(&Door::of(&server.listen), tokens, Some(watch.clone())).await?;
+    let _phones = Phones::connect(&server.listen, tokens, Some(watch.clone())).await?;
     steady(stage, &server, &watch, 2_000.0, users, Priority::Normal, Duration::from_secs(2)).await?;
 
     // Few messages: what each costs when every one wakes everything.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     super::{
         Report, Stage, lift,
-        load::{Door, Phones, Watch, message},
+        load::{Phones, Watch, message},
         measure::{Figure, Series},
     },
     closing, metric,
@@ -87,7 +87,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     let (data, watch) = (stage.folder(NAME)?, Watch::new(stage.clock));
     let server = stage.server_on(NAME, &data, &lifted).await?;
     let tokens = stage.phones(&server, 0..stage.bench.users)?;
-    let phones = Phones::connect(&Door::of(&server.listen), tokens.clone(), Some(watch.clone())).await?;
+    let phones = Phones::connect(&server.listen, tokens.clone(), Some(watch.clone())).await?;
     let (alone, _) = high(stage, &server, &watch).await?;
     // Until all of it is acknowledged, or it would come again and be counted twice.
     closing::close(stage, report, "priority, High alone", &server, &watch, 0).await?;
@@ -96,16 +96,16 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
 
     fill(stage, &data).await?;
     let server = stage.server_on(NAME, &data, &lifted).await?;
-    let _phones = Phones::connect(&Door::of(&server.listen), tokens, Some(watch.clone())).await?;
+    let _phones = Phones::connect(&server.listen, tokens, Some(watch.clone())).await?;
     let (beside, least) = high(stage, &server, &watch).await?;
     ensure!(least >= WAITING, "only {least} Low waited at some moment: this machine needs more of them than {LOW}");
     closing::close(stage, report, NAME, &server, &watch, LOW as u64).await?;
     server.stop().await;
     let p99 = |times: &Histogram<u64>| times.value_at_quantile(0.99) as f64 / 1e3;
-    let name = format!("High p99 with 100,000 Low waiting ({least:.0} at least) ÷ alone");
-    report.add(
-        Figure::new(NAME, name, p99(&beside) / p99(&alone), "×").targets(3.0, 1.3).beside("alone, ms", p99(&alone)),
-    );
+    let (with, without) = (p99(&beside), p99(&alone));
+    let name = format!("High p99, {RATE:.0} a second, with {least:.0} Low waiting at least");
+    report.add(Figure::new(NAME, name, with, "ms").beside("High alone", without));
+    report.add(Figure::new(NAME, "the same ÷ alone", with / without, "×").targets(3.0, 1.3));
     report.series.push(Series::new(NAME, &beside, Vec::new()));
     Ok(())
 }

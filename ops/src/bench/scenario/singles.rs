@@ -15,7 +15,7 @@ use super::{
         Report, Stage,
         bare::Bare,
         lift,
-        load::{Conn, Door, Phones, Watch, content, number},
+        load::{Conn, Phones, Watch, content, number},
         measure::{Figure, Series, bare_syncs, histogram},
     },
     closing,
@@ -26,7 +26,7 @@ const CONNECTIONS: usize = 256;
 /// How many single posts a second a door takes, and how long each took, µs.
 async fn posts(
     stage: &Stage,
-    door: &Door<'_>,
+    address: &str,
     token: &str,
     users: usize,
     sent: &Arc<Watch>,
@@ -35,7 +35,7 @@ async fn posts(
     let mut people = tokio::task::JoinSet::new();
     for n in 0..CONNECTIONS {
         let (done, over, clock, sent) = (done.clone(), over.clone(), stage.clock, sent.clone());
-        let (mut conn, path) = (Conn::open(door.address, token).await?, door.single);
+        let mut conn = Conn::open(address, token).await?;
         people.spawn(async move {
             let (mut times, mut next) = (histogram(), n);
             while !over.load(Ordering::Relaxed) {
@@ -46,7 +46,7 @@ async fn posts(
                     content(now, 300, next as u64)
                 );
                 sent.sent.fetch_add(1, Ordering::Relaxed);
-                let (status, answer) = conn.post(path, "application/json", body.as_bytes()).await?;
+                let (status, answer) = conn.post("/v1/messages", "application/json", body.as_bytes()).await?;
                 anyhow::ensure!(status == 202, "{status}: {}", String::from_utf8_lossy(&answer));
                 times.saturating_record(clock.micros() - now);
                 done.fetch_add(1, Ordering::Relaxed);
@@ -77,17 +77,17 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     const NAME: &str = "singles";
     let users = stage.bench.users;
     let bare = tokio::task::spawn_blocking(Bare::start).await??;
-    let (bare_rate, _, _) = posts(stage, &Door::bare(&bare.address), "none", users, &Watch::new(stage.clock)).await?;
+    let (bare_rate, _, _) = posts(stage, &bare.address, "none", users, &Watch::new(stage.clock)).await?;
     drop(bare);
 
     let server = stage.server(NAME, &[lift::QUOTAS, lift::LANES]).await?;
-    let (door, watch) = (Door::of(&server.listen), Watch::new(stage.clock));
-    let _phones = Phones::connect(&door, stage.phones(&server, 0..users)?, Some(watch.clone())).await?;
+    let (address, watch) = (&server.listen, Watch::new(stage.clock));
+    let _phones = Phones::connect(address, stage.phones(&server, 0..users)?, Some(watch.clone())).await?;
     let probe = {
         let (folder, clock, how_long) = (stage.bench.folder.clone(), stage.clock, stage.duration());
         tokio::task::spawn_blocking(move || bare_syncs(&folder, clock, how_long, Duration::from_millis(20)))
     };
-    let (rate, times, per_second) = posts(stage, &door, &stage.business(&server)?, users, &watch).await?;
+    let (rate, times, per_second) = posts(stage, address, &stage.business(&server)?, users, &watch).await?;
     let sync = probe.await??;
     closing::close(stage, report, NAME, &server, &watch, 0).await?;
     server.stop().await;

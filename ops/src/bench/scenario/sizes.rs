@@ -4,7 +4,7 @@ use anyhow::Result;
 use schemas::Priority;
 
 use super::{
-    super::{Report, Stage, measure::Figure},
+    super::{Report, Stage, measure::Figure, report::number},
     end_to_end::{Peak, curve, peak},
 };
 
@@ -14,8 +14,10 @@ const USERS: [usize; 4] = [100, 1_000, 7_500, 15_000];
 fn add(report: &mut Report, scenario: &'static str, size: &'static str, peaks: &[(f64, Peak)]) {
     for (n, peak) in peaks {
         let name = format!(
-            "CPU per message at peak, {n} {size} ({:.1} items a frame, {:.2} acknowledgements each)",
-            peak.per_frame, peak.acks
+            "CPU per message at peak, {} {size} ({:.1} items a frame, {:.2} acknowledgements each)",
+            number(*n, "").trim_end_matches(".00"),
+            peak.per_frame,
+            peak.acks
         );
         report.add(Figure::new(scenario, name, peak.cpu_micros, "µs"));
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use schemas::{
-    SessionId, UserId,
+    MessageId, Reason, Ref, SessionId, Status, Timestamp, UserId,
+    json::Json,
     port::{Hint, Landing, Signal},
     view::StatusChange,
 };
@@ -26,7 +27,7 @@ pub(super) enum Part {
     /// One landing per hint.
     Landed { ask: u64, landings: Vec<Landing> },
     /// Changes of status for senders; not answered.
-    Notes(Vec<(UserId, StatusChange)>),
+    Notes(Vec<(UserId, Note)>),
     /// A session was replaced; answered by `Done`.
     Supersede { ask: u64, user: UserId, session: SessionId },
     /// It was done.
@@ -39,7 +40,36 @@ pub(super) enum Part {
     Signals(Vec<(UserId, Signal)>),
 }
 
+/// A change of status with every field in its place: the public form leaves out those that are empty, which the internal codec
+/// cannot read back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Note {
+    id: MessageId,
+    status: Status,
+    at: Timestamp,
+    reason: Option<Reason>,
+    client_ref: Option<Ref>,
+    metadata: Option<Json>,
+}
+
+impl From<StatusChange> for Note {
+    fn from(StatusChange { id, status, at, reason, client_ref, metadata }: StatusChange) -> Self {
+        Self { id, status, at, reason, client_ref, metadata }
+    }
+}
+
+impl From<Note> for StatusChange {
+    fn from(Note { id, status, at, reason, client_ref, metadata }: Note) -> Self {
+        Self { id, status, at, reason, client_ref, metadata }
+    }
+}
+
 impl Part {
+    /// Changes of status for senders.
+    pub(super) fn notes(notes: Vec<(UserId, StatusChange)>) -> Self {
+        Self::Notes(notes.into_iter().map(|(user, change)| (user, change.into())).collect())
+    }
+
     /// The question it puts.
     pub(super) fn asks(&self) -> Option<u64> {
         match self {
@@ -58,6 +88,40 @@ impl Part {
             Self::Signals(signals) => signals.len() * EACH,
             Self::Landed { landings, .. } => landings.len() + 16,
             _ => EACH,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::codec;
+
+    use super::*;
+
+    /// What the public form leaves out is there again.
+    #[test]
+    fn a_note_comes_back_as_it_went() {
+        let user: UserId = "acme/business:sara".parse().unwrap();
+        let id = MessageId::fresh(Timestamp(1_700_000_000_000));
+        let bare = StatusChange {
+            id,
+            status: Status::Delivered,
+            at: Timestamp(5),
+            reason: None,
+            client_ref: None,
+            metadata: None,
+        };
+        let full = StatusChange {
+            reason: Some(Reason::NoAck),
+            client_ref: Some(Ref::parse("mine").unwrap()),
+            metadata: Some(Json::parse(r#"{"a":1}"#).unwrap()),
+            ..bare.clone()
+        };
+        for change in [bare, full] {
+            let frame = Frame { from: Uuid::nil(), parts: vec![Part::notes(vec![(user.clone(), change.clone())])] };
+            let read: Frame = codec::decode(&codec::encode(&frame)).unwrap();
+            let Some(Part::Notes(notes)) = read.parts.into_iter().next() else { panic!("notes came") };
+            assert_eq!(StatusChange::from(notes[0].1.clone()), change);
         }
     }
 }

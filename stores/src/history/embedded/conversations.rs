@@ -21,7 +21,7 @@ mod writing;
 use std::{collections::BTreeMap, ops::Bound};
 
 use async_trait::async_trait;
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockUpgradableReadGuard};
 use schemas::{
     Conversation, ConversationId, Message, MessageId, Millis, Timestamp, UserId,
     conversation::{Shown, Turn},
@@ -30,7 +30,10 @@ use schemas::{
 };
 
 pub(super) use self::recent::Moves as ThreadMoves;
-use self::recent::{Before, Recent};
+use self::{
+    recent::{Before, Recent},
+    writing::left,
+};
 use super::{
     EmbeddedHistory,
     tables::{Tables, decode, key, pair, put, remove, strange},
@@ -82,6 +85,33 @@ impl Threads {
         if !moves.gone.is_empty() {
             self.recent.write().forget(&moves.gone);
         }
+    }
+
+    /// Retention removed messages that were not read.
+    pub(super) fn forget_totals(&self) {
+        self.recent.write().forget_totals();
+    }
+
+    /// What a user has yet to read: counted once, and kept up with every batch from then on.
+    fn unread_total(&self, tables: &Tables, user: &UserId) -> PortResult<u64> {
+        let recent = self.recent.upgradable_read();
+        if let Some(total) = recent.total(user) {
+            return Ok(total);
+        }
+        // Of those in use memory knows what is being written; the others stand on disk as they are.
+        let mut total = 0;
+        for (id, counts) in recent.of_user(user) {
+            total += left(user, counts, tables.gone(id)?);
+        }
+        for row in tables.talks.prefix(keys::unread_of(user)) {
+            let (at, value) = pair(row)?;
+            let id = keys::parse_unread(&at).ok_or_else(|| strange(&tables.talks))?;
+            if !recent.holds(id) {
+                total += left(user, decode(&tables.talks, &value)?, tables.gone(id)?);
+            }
+        }
+        RwLockUpgradableReadGuard::upgrade(recent).remember(user.clone(), total);
+        Ok(total)
     }
 
     /// Places of a list after this key: those on disk and those in memory, as they stand at one moment.
@@ -215,21 +245,6 @@ impl Tables {
         }
     }
 
-    fn unread_total(&self, user: &UserId) -> PortResult<u64> {
-        let mut total = 0;
-        for row in self.talks.prefix(keys::unread_of(user)) {
-            let (at, value) = pair(row)?;
-            let id = keys::parse_unread(&at).ok_or_else(|| strange(&self.talks))?;
-            let (to, read): (u64, u64) = decode(&self.talks, &value)?;
-            let gone = self.gone(id)?.map_or(0, |(_, to_mobile, to_business)| match user.party {
-                schemas::Party::Mobile(_) => to_mobile,
-                schemas::Party::Business(_) => to_business,
-            });
-            total += to.saturating_sub(read.max(gone));
-        }
-        Ok(total)
-    }
-
     /// The turn of a message that retention removes. What went so far is gathered and written last.
     pub(super) fn unsay(
         &self,
@@ -323,6 +338,10 @@ impl Conversations for EmbeddedHistory {
     }
 
     async fn unread_total(&self, user: &UserId) -> PortResult<u64> {
-        self.tables.unread_total(user)
+        let (user, threads) = (user.clone(), self.threads.clone());
+        if let Some(total) = threads.recent.read().total(&user) {
+            return Ok(total);
+        }
+        self.read_rows(usize::MAX, move |tables| threads.unread_total(tables, &user)).await
     }
 }

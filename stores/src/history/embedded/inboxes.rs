@@ -221,11 +221,12 @@ impl Inboxes for EmbeddedHistory {
             self.fence.check(entries, schedule)?;
             let ended = || entries.iter().filter(|entry| entry.end.is_some());
             let turns = self.turns.take(ended().map(|entry| entry.inbox.partition)).await;
-            let Batch { mut writes, kept, due } = self.batch(entries, schedule)?;
-            self.tables.end(ended(), &mut writes)?;
+            // Rows of one batch can be read one after the other: whoever meets an entry finds what belongs to it.
             let now = self.clock.mono();
-            let (threads, moves) = self.threads.plan(&self.tables, schedule, now)?;
-            writes.extend(threads);
+            let (mut writes, moves) = self.threads.plan(&self.tables, schedule, now)?;
+            self.tables.end(ended(), &mut writes)?;
+            let Batch { writes: last, kept, due } = self.batch(entries, schedule)?;
+            writes.extend(last);
             self.rounds.note(entries);
             let submitted = match self.tables.engine.room(weight(&writes)).await {
                 // A message waits for its place; rows of the due-table alone wait for nobody.

@@ -38,6 +38,7 @@ struct Sweep {
     oldest: Option<Timestamp>,
     /// What goes of conversations.
     gone: BTreeMap<ConversationId, (u64, u64, u64)>,
+    talks: bool,
 }
 
 impl EmbeddedHistory {
@@ -54,15 +55,20 @@ impl EmbeddedHistory {
             }
             sweep.broadcasts(tables, before)?;
             let gone = std::mem::take(&mut sweep.gone);
+            sweep.talks = !gone.is_empty();
             sweep.writes.extend(tables.gone_rows(gone));
             Ok(sweep)
         };
         // Always on a thread for long scans: it seeks through many inboxes.
-        let Sweep { mut writes, unreached, removed, due, next, oldest, .. } = self.read_rows(usize::MAX, read).await?;
+        let Sweep { mut writes, unreached, removed, due, next, oldest, talks: unread, .. } =
+            self.read_rows(usize::MAX, read).await?;
         if !writes.is_empty() {
             self.sizes.add(-removed, -due);
             writes.push(self.sizes.row(&self.tables));
             self.tables.engine.write_along(writes).await.inspect_err(|_| self.sizes.add(removed, due))?;
+        }
+        if unread {
+            self.threads.forget_totals();
         }
         if visits {
             self.rounds.end(partition, next, oldest);

@@ -26,10 +26,16 @@ pub(super) fn counts_as_unread(state: &State) -> bool {
 }
 
 /// States written together with the count that they change: with it they fit into one request.
-const TOGETHER: usize = 40;
+pub(super) const TOGETHER: usize = 40;
 
-fn ledger_row(name: String, ledger: &Ledger, stamp: i64) -> Write {
+pub(super) fn ledger_row(name: String, ledger: &Ledger, stamp: i64) -> Write {
     Write::new(Pick::SetLedger, vec![Text(name), Blob(blob(ledger)), BigInt(stamp)])
+}
+
+/// What became of a message.
+pub(super) fn state_row(shared: &Shared, id: MessageId, state: &State, stamp: i64) -> Write {
+    let values = [Int(shared.ttl), BigInt(stamp), Blob(blob(state)), BigInt(keys::slot(id)), Uuid(id.0)];
+    Write::new(Pick::SetState, values.into())
 }
 
 /// A message whose facts are being merged.
@@ -133,11 +139,11 @@ impl Shared {
             rows.extend(writes::loose(self, *partition, *at, *id, stamp(*partition)));
         }
         for message in merged.messages.iter().filter(|message| message.grew && !counted.contains(&message.id)) {
-            rows.push(self.state_row(message, stamp(message.partition)));
+            rows.push(state_row(self, message.id, &message.known.state, stamp(message.partition)));
         }
         // Nothing new was told, but what was told before may not stand yet: its row again waits for it.
         if let (true, true, Some(message)) = (rows.is_empty(), counted.is_empty(), merged.messages.first()) {
-            rows.push(self.state_row(message, stamp(message.partition)));
+            rows.push(state_row(self, message.id, &message.known.state, stamp(message.partition)));
         }
         // Rows of one slot side by side, so that they fall into few requests.
         rows.sort_by_key(|row| match row.values.get(3) {
@@ -158,12 +164,6 @@ impl Shared {
         Ok(merged.settled)
     }
 
-    fn state_row(&self, message: &Merging, stamp: i64) -> Write {
-        let state = Blob(blob(&message.known.state));
-        let values = [Int(self.ttl), BigInt(stamp), state, BigInt(keys::slot(message.id)), Uuid(message.id.0)];
-        Write::new(Pick::SetState, values.into())
-    }
-
     /// Writes the states of messages together with the counts of their inboxes that they change: all or none.
     async fn count(&self, merged: &Merged, stamp: impl Fn(Partition) -> i64) -> PortResult<()> {
         let _alone = self.ledgers.lock().await;
@@ -175,7 +175,7 @@ impl Shared {
             let Some(head) = heads.get(inbox) else { continue };
             let (name, stamp) = (keys::inbox(inbox), stamp(inbox.partition));
             let (ledger, _, rows) = ledgers.entry(name.clone()).or_insert_with(|| (head.ledger, stamp, Vec::new()));
-            rows.push(self.state_row(message, stamp));
+            rows.push(state_row(self, message.id, &message.known.state, stamp));
             // What retention removed was taken off then; what an overtaken owner wrote was never counted.
             if head.has(at) {
                 ledger.seen = if unread { ledger.seen.saturating_sub(1) } else { ledger.seen + 1 };

@@ -40,6 +40,11 @@ impl Forks {
         self.0.is_empty()
     }
 
+    /// The newest epoch that wrote here.
+    pub(super) fn newest(&self) -> Epoch {
+        self.0.first().map_or(Epoch(0), |fork| fork.epoch)
+    }
+
     /// The epoch that the nth entry is of; `None` before the first fork that is known.
     pub(super) fn epoch(&self, n: u64) -> Option<Epoch> {
         self.0.iter().find(|fork| fork.n <= n).map(|fork| fork.epoch)

@@ -44,8 +44,7 @@ impl Shared {
     }
 
     async fn ends(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
-        let asked = inboxes.iter().map(async |inbox| {
-            let name = keys::inbox(inbox);
+        let asked = inboxes.iter().map(keys::inbox).collect::<Vec<_>>().into_iter().map(|name| async move {
             let head = self.head(&name).await?;
             self.end(&name, &head).await
         });
@@ -60,17 +59,17 @@ impl Shared {
         Ok(ends)
     }
 
-    /// Whether an entry at this place may be believed in: it was overtaken if the owner was told of an earlier end and goes
-    /// on from there.
-    fn is_passed(&self, inbox: &Inbox, at: Position) -> bool {
+    /// Whether the owner, before its first entry in this inbox, was told of an earlier end: it goes on from there, and what a
+    /// late owner wrote since is not in the inbox.
+    fn is_passed(&self, inbox: &Inbox, at: Position, head: &Head) -> bool {
         let Some(own) = self.mine.lock().get(&inbox.partition).copied() else { return false };
-        at.epoch < own && self.ends.lock().get(inbox).is_some_and(|end| end.n < at.n)
+        head.forks.newest() < own && self.ends.lock().get(inbox).is_some_and(|end| end.n < at.n)
     }
 
     /// The entry that an id's row names, if it stands: the row alone proves nothing, as both are written at once and an
     /// owner may have died in between.
     async fn entry_head(&self, inbox: &Inbox, at: Position, head: &Head) -> PortResult<Option<EntryHead>> {
-        if !head.has(at) || self.is_passed(inbox, at) {
+        if !head.has(at) || self.is_passed(inbox, at, head) {
             return Ok(None);
         }
         let (n, epoch) = keys::columns(at);
@@ -116,9 +115,15 @@ impl Shared {
                 }
             }
         }
-        let asked = ids.iter().map(async |id| match places.get(id) {
-            Some(place) => self.known_one(place, &heads).await,
-            None => Ok(None),
+        let asked: Vec<_> = ids.iter().map(|id| places.get(id).cloned()).collect();
+        let asked = asked.into_iter().map(|place| {
+            let heads = &heads;
+            async move {
+                match place {
+                    Some(place) => self.known_one(&place, heads).await,
+                    None => Ok(None),
+                }
+            }
         });
         stream::iter(asked).buffered(READS).try_collect().await
     }
@@ -131,7 +136,7 @@ impl Shared {
             if at.n <= head.ledger.gone.n {
                 return Ok(None);
             }
-            if head.has(at) && !self.is_passed(inbox, at) {
+            if head.has(at) && !self.is_passed(inbox, at, head) {
                 let (n, epoch) = keys::columns(at);
                 let values = (keys::inbox(inbox), keys::bucket(at.n), n, epoch);
                 let row = self.cql.rows::<Row>(Pick::EntryAt, values).await?.into_iter().next();
@@ -158,9 +163,15 @@ impl Shared {
     async fn placed(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Placed>>> {
         let places = self.places(ids).await?;
         let heads = self.heads_of(&places).await?;
-        let asked = ids.iter().map(async |id| match places.get(id) {
-            Some(place) => self.placed_one(place, &heads).await,
-            None => Ok(None),
+        let asked: Vec<_> = ids.iter().map(|id| places.get(id).cloned()).collect();
+        let asked = asked.into_iter().map(|place| {
+            let heads = &heads;
+            async move {
+                match place {
+                    Some(place) => self.placed_one(&place, heads).await,
+                    None => Ok(None),
+                }
+            }
         });
         stream::iter(asked).buffered(READS).try_collect().await
     }
@@ -182,7 +193,7 @@ impl Shared {
 impl Inboxes for ScyllaHistory {
     async fn take_over(&self, partitions: &[Partition]) -> PortResult<Vec<Epoch>> {
         let shared = &self.shared;
-        let raised = stream::iter(partitions).map(|partition| shared.raise(*partition)).buffered(READS);
+        let raised = stream::iter(partitions.to_vec()).map(|partition| shared.raise(partition)).buffered(READS);
         let epochs: Vec<Epoch> = raised.try_collect().await?;
         shared.forget(partitions);
         let mut mine = shared.mine.lock();
@@ -202,7 +213,8 @@ impl Inboxes for ScyllaHistory {
     }
 
     async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
-        if entries.is_empty() && schedule.add.is_empty() && schedule.done.is_empty() {
+        let rows = schedule.add.len() + schedule.done.len() + schedule.conversations.len();
+        if entries.is_empty() && rows == 0 {
             return Ok(());
         }
         self.recorder.record(entries, schedule).await

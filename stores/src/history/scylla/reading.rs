@@ -23,6 +23,9 @@ const PASSED: usize = 1_000;
 /// Rows of one request: a page of the largest messages is then 12 MB.
 const STEP: usize = 256;
 
+/// Rows of one request besides: those that late owners wrote.
+const MARGIN: usize = 4;
+
 type Row = (i64, i32, Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// An entry as it stands.
@@ -46,13 +49,11 @@ fn found(row: Row) -> PortResult<Found> {
 impl Shared {
     /// Entries from this number on, without a break, at most `limit`.
     pub(super) async fn gather(&self, inbox: &str, head: &Head, from: u64, limit: usize) -> PortResult<Vec<Found>> {
-        let (mut entries, mut next) = (Vec::new(), from.max(head.ledger.gone.n + 1));
+        let (mut entries, mut next, mut dead) = (Vec::new(), from.max(head.ledger.gone.n + 1), MARGIN);
         while entries.len() < limit {
-            let bucket = keys::bucket(next);
-            let asked = (limit - entries.len()).min(STEP);
+            let (bucket, before) = (keys::bucket(next), next);
             let start = i64::try_from(next).unwrap_or(i64::MAX);
-            // A few more, for rows that are not entries.
-            let most = i32::try_from(asked + asked / 8 + 2).unwrap_or(i32::MAX);
+            let most = i32::try_from((limit - entries.len()).min(STEP) + dead).unwrap_or(i32::MAX);
             let rows = self.cql.rows::<Row>(Pick::EntriesUp, (inbox, bucket, start, most)).await?;
             let all = rows.len() < most as usize;
             for row in rows {
@@ -69,17 +70,20 @@ impl Shared {
             if all && keys::bucket(next) == bucket {
                 break;
             }
+            if next == before {
+                // Nothing but rows that are no entries: late owners wrote a lot.
+                dead *= 4;
+            }
         }
         Ok(entries)
     }
 
     /// Entries up to this number, newest first, and whether there may be more.
     async fn gather_down(&self, inbox: &str, head: &Head, from: u64, limit: usize) -> PortResult<(Vec<Found>, bool)> {
-        let (mut entries, mut next) = (Vec::new(), from);
+        let (mut entries, mut next, mut dead) = (Vec::new(), from, MARGIN);
         while entries.len() < limit && next > head.ledger.gone.n {
-            let bucket = keys::bucket(next);
-            let asked = (limit - entries.len()).min(STEP);
-            let most = i32::try_from(asked + asked / 8 + 2).unwrap_or(i32::MAX);
+            let (bucket, before) = (keys::bucket(next), next);
+            let most = i32::try_from((limit - entries.len()).min(STEP) + dead).unwrap_or(i32::MAX);
             let start = i64::try_from(next).unwrap_or(i64::MAX);
             let rows = self.cql.rows::<Row>(Pick::EntriesDown, (inbox, bucket, start, most)).await?;
             let all = rows.len() < most as usize;
@@ -96,6 +100,9 @@ impl Shared {
             }
             if all && keys::bucket(next) == bucket {
                 return Ok((entries, false));
+            }
+            if next == before {
+                dead *= 4;
             }
         }
         Ok((entries, next > head.ledger.gone.n))

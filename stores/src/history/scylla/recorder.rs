@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use schemas::{
     Inbox,
     port::{Entry, PortError, PortResult, Schedule},
@@ -21,7 +21,6 @@ use tokio::{
 };
 
 use super::{
-    rows::blob,
     session::Write,
     shared::Shared,
     writes::{self, Unit},
@@ -47,7 +46,8 @@ struct Job {
 
 impl Job {
     fn size(&self) -> usize {
-        self.entries.len() + self.schedule.add.len() + self.schedule.done.len()
+        let Schedule { add, done, conversations, turns, .. } = &self.schedule;
+        self.entries.len() + add.len() + done.len() + conversations.len() + turns.len()
     }
 }
 
@@ -73,7 +73,7 @@ impl Recorder {
 }
 
 /// A round that ended: its jobs, and how.
-type Ended = (Vec<Job>, PortResult<()>);
+type Ended = (Vec<Job>, PortResult<Vec<PortResult<()>>>);
 
 async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
     let mut waiting = VecDeque::<Job>::new();
@@ -96,7 +96,7 @@ async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
         tokio::select! {
             ended = rounds.join_next(), if !rounds.is_empty() => {
                 if let Some(Ok((jobs, outcome))) = ended {
-                    end(&shared, jobs, &outcome, &mut busy);
+                    end(&shared, jobs, outcome, &mut busy);
                 }
             }
             job = jobs.recv(), if open && waiting.len() < WAITING => match job {
@@ -122,7 +122,7 @@ fn take(shared: &Shared, waiting: &mut VecDeque<Job>, busy: &mut HashSet<Inbox>)
             break;
         }
         let Some(job) = waiting.pop_front() else { break };
-        if let Err(why) = allowed(shared, &job.entries) {
+        if let Err(why) = allowed(shared, &job.entries, &job.schedule) {
             // Who asked may have gone.
             let _ = job.answer.send(Err(why));
             continue;
@@ -136,9 +136,10 @@ fn take(shared: &Shared, waiting: &mut VecDeque<Job>, busy: &mut HashSet<Inbox>)
 }
 
 /// Whether these may be written now.
-fn allowed(shared: &Shared, entries: &[Entry]) -> PortResult<()> {
-    for entry in entries {
-        shared.fence(entry.inbox.partition, entry.position.epoch)?;
+fn allowed(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+    let of_entries = entries.iter().map(|entry| (entry.inbox.partition, entry.position.epoch));
+    for (partition, epoch) in of_entries.chain(schedule.epochs.iter().copied()) {
+        shared.fence(partition, epoch)?;
     }
     let failed = shared.failed.lock();
     if failed.is_empty() {
@@ -156,12 +157,12 @@ fn allowed(shared: &Shared, entries: &[Entry]) -> PortResult<()> {
 }
 
 /// Answers the jobs of a round.
-fn end(shared: &Shared, jobs: Vec<Job>, outcome: &PortResult<()>, busy: &mut HashSet<Inbox>) {
+fn end(shared: &Shared, jobs: Vec<Job>, outcome: PortResult<Vec<PortResult<()>>>, busy: &mut HashSet<Inbox>) {
     let mut failed = shared.failed.lock();
     for entry in jobs.iter().flat_map(|job| &job.entries) {
         busy.remove(&entry.inbox);
-        match outcome {
-            Ok(()) => {
+        match &outcome {
+            Ok(_) => {
                 if let Some(places) = failed.get_mut(&entry.inbox) {
                     places.retain(|at| at.epoch >= entry.position.epoch && *at != entry.position);
                     if places.is_empty() {
@@ -175,20 +176,33 @@ fn end(shared: &Shared, jobs: Vec<Job>, outcome: &PortResult<()>, busy: &mut Has
         }
     }
     drop(failed);
+    let mut answers = outcome.clone().unwrap_or_default().into_iter();
     for job in jobs {
-        let _ = job.answer.send(outcome.clone());
+        let answer = match (&outcome, answers.next()) {
+            (Err(why), _) => Err(why.clone()),
+            (Ok(_), answer) => answer.unwrap_or(Ok(())),
+        };
+        let _ = job.answer.send(answer);
     }
 }
 
-async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<()> {
+/// Writes a round; answers each of its jobs.
+async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>> {
     let entries: Vec<&Entry> = jobs.iter().flat_map(|job| &job.entries).collect();
     let schedules: Vec<&Schedule> = jobs.iter().map(|job| &job.schedule).collect();
+    let ended = entries.iter().any(|entry| entry.end.is_some());
+    let alone = if ended { Some(shared.ledgers.lock().await) } else { None };
     let plan = writes::plan(shared, &entries, &schedules).await?;
+    for ends in plan.ends {
+        shared.cql.send_together(ends).await?;
+    }
+    drop(alone);
     for wave in waves(plan.units) {
         try_join_all(wave.into_iter().map(|request| shared.cql.send(request))).await?;
     }
+    shared.cql.send_all(plan.talks).await?;
     writes::done(shared, &entries, &schedules, plan.after);
-    Ok(())
+    Ok(join_all(jobs.iter().map(|job| writes::take(shared, &job.entries, &job.schedule))).await)
 }
 
 /// Requests in waves: those of one wave go at once, the next when all of them stand. The entries of one inbox are in one
@@ -241,11 +255,6 @@ fn waves(units: Vec<Unit>) -> Vec<Vec<Vec<Write>>> {
     waves
 }
 
-/// The body of a message, as it stands in a row.
-pub(super) fn body(entry: &Entry) -> Vec<u8> {
-    blob(&entry.message)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -284,7 +293,8 @@ mod tests {
                         sent += 1;
                         let key = (format!("{:?}", row.values[0]), format!("{:?}", row.values[1]));
                         // In one wave an inbox is in one request and one bucket, so it stands as one mutation.
-                        prop_assert_eq!(*at.entry(key.0.clone()).or_insert((number, key.1.clone())), (number, key.1.clone()));
+                        let there = at.entry(key.0.clone()).or_insert((number, key.1.clone())).clone();
+                        prop_assert_eq!(there, (number, key.1.clone()));
                         order.push(key);
                     }
                 }

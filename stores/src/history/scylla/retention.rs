@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use schemas::{
-    Partition, Timestamp,
+    Partition, Sender, Timestamp,
     port::{Entry, Placed, PortResult},
 };
 use scylla::value::CqlValue::{BigInt, Blob, Int, Text, Uuid};
@@ -258,17 +258,27 @@ impl Shared {
         let head: Head = self.head(name).await?;
         let mut found = self.gather(name, &head, head.ledger.gone.n + 1, sweep.left + 1).await?;
         let ids: Vec<_> = found.iter().map(|found| found.message.id).collect();
-        let mut states = self.states_of(&ids).await?;
+        let states = self.states_of(&ids).await?;
         let old = found.partition_point(|found| found.head.recorded_at < before);
         let rest = found.split_off(old.min(sweep.left));
         let finished = rest.first().is_none_or(|found| found.head.recorded_at >= before);
         let mut oldest = rest.first().map(|found| found.head.recorded_at);
         let mut ledger = head.ledger;
-        let mut stopped = false;
+        let (mut stopped, mut said) = (false, Vec::new());
         for Found { position, head, message } in found {
             sweep.left -= 1;
-            let state = states.remove(&message.id).unwrap_or_default();
-            if !state.status().is_settled() {
+            let state = states.get(&message.id).cloned().unwrap_or_default();
+            // In chat a copy, and what one did for one's own other devices, waits for nobody's answer.
+            let chat = message.kind.conversation().is_some();
+            let is_copy = chat && inbox.user != message.to;
+            let own = is_copy || (chat && message.from == Sender::User(inbox.user.party.clone()));
+            if own && !stopped {
+                (ledger.gone, ledger.gone_one_way) = (position, head.one_way);
+                if !is_copy {
+                    sweep.removed += 1;
+                    said.push(message);
+                }
+            } else if !own && !state.status().is_settled() {
                 (stopped, oldest) = (true, oldest.into_iter().chain([head.recorded_at]).min());
                 let super::rows::EntryHead { prev, recorded_at, .. } = head;
                 let position = Some(position);
@@ -279,10 +289,13 @@ impl Shared {
                 ledger.seen += u64::from(head.notice && facts::counts_as_unread(&state));
                 sweep.removed += 1;
                 self.known.lock().remove(&message.id);
+                said.push(message);
             } else {
                 oldest = oldest.into_iter().chain([head.recorded_at]).min();
             }
         }
+        // Before the mark: what is removed once is not looked at again.
+        self.unsay(inbox.partition, &said).await?;
         if ledger != head.ledger {
             let stamp = self.stamp(inbox.partition).await?;
             let mut rows =

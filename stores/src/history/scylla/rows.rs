@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schemas::{
-    Inbox, Message, Partition, Position, State, Timestamp,
+    Inbox, Message, Position, State, Timestamp,
     codec::{self, Unreadable},
     message::Kind,
     port::Entry,
@@ -32,13 +32,18 @@ impl EntryHead {
 
     pub(super) fn entry(self, inbox: Inbox, position: Position, message: Arc<Message>) -> Entry {
         let Self { prev, one_way, recorded_at, .. } = self;
-        Entry { inbox, position, prev, one_way, recorded_at, message }
+        Entry { inbox, position, prev, one_way, recorded_at, message, end: None }
     }
 }
 
 /// Whether a message counts as unread until it is opened.
 pub(super) fn is_notice(message: &Message) -> bool {
     matches!(message.kind, Kind::OneWay)
+}
+
+/// Whether this is where the message is found by its id: a sender's own copy is not.
+pub(super) fn is_own(entry: &Entry) -> bool {
+    entry.inbox.user == entry.message.to
 }
 
 /// What is known of an id without reading its message.
@@ -70,13 +75,6 @@ pub(super) struct Place {
     pub(super) state: State,
     /// The message, where it was scheduled.
     pub(super) body: Option<Arc<Message>>,
-}
-
-impl Place {
-    /// The partition whose owner writes it.
-    pub(super) fn partition(&self) -> Option<Partition> {
-        self.inbox.as_ref().map(|inbox| inbox.partition)
-    }
 }
 
 /// Bytes of a column.

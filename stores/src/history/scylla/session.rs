@@ -105,6 +105,7 @@ impl Cql {
                 "`{address}`: the tables are not as this release needs them ({why}): run `esh3ar schema apply`"
             ))
         })?;
+        let timeout = Duration::from_millis(limits.cql_ms);
         Ok(Self { session, statements, timeout, gate: Semaphore::new(limits.cql_requests.max(1)) })
     }
 

@@ -8,14 +8,15 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use schemas::{
-    Clock, Epoch, Inbox, MessageId, Partition, Position, State,
+    Clock, ConversationId, Epoch, Inbox, MessageId, Partition, Position, State,
     limits::StoreLimits,
-    port::{PortError, PortResult, Tail},
+    port::{PortResult, Tail},
 };
 use scylla::value::CqlValue;
 
 use super::{
     ages::Ages,
+    conversations::Stand,
     counts::Counts,
     forks::{Fork, Forks},
     keys::{self, Stamps},
@@ -83,6 +84,8 @@ pub(super) struct Shared {
     /// Places whose write failed and was not repeated yet: nothing of their inbox is written after them.
     pub(super) failed: Mutex<HashMap<Inbox, BTreeSet<Position>>>,
     pub(super) due: Mutex<HashMap<Partition, DueIndex>>,
+    /// Conversations written lately: their versions, and who they were listed for.
+    pub(super) talks: Mutex<Ages<ConversationId, Stand>>,
     /// Ledgers are read and written back, by settling and by retention: one at a time.
     pub(super) ledgers: tokio::sync::Mutex<()>,
     pub(super) rounds: Rounds,
@@ -103,6 +106,7 @@ impl Shared {
             marks: Mutex::new(Ages::new(MARKS)),
             failed: Mutex::default(),
             due: Mutex::default(),
+            talks: Mutex::new(Ages::new(limits.cql_states / 2)),
             ledgers: tokio::sync::Mutex::default(),
             rounds: Rounds::default(),
             counts: Counts::default(),
@@ -138,10 +142,7 @@ impl Shared {
         let owned = self.mine.lock().get(&partition).copied();
         let newest = self.newest.lock().get(&partition).copied();
         match owned.max(newest.filter(|_| owned.is_some())) {
-            Some(newest) if newest > epoch => Err(PortError::Fenced(format!(
-                "partition {partition} is owned since epoch {}, and this write is of epoch {}",
-                newest.0, epoch.0
-            ))),
+            Some(newest) if newest > epoch => Err(super::writes::overtaken(partition, newest, epoch)),
             _ => Ok(()),
         }
     }
@@ -163,6 +164,7 @@ impl Shared {
     /// Drops what was learnt as the owner of these partitions: others may have written since.
     pub(super) fn forget(&self, partitions: &[Partition]) {
         self.known.lock().clear();
+        self.talks.lock().clear();
         self.ends.lock().clear();
         self.failed.lock().retain(|inbox, _| !partitions.contains(&inbox.partition));
         self.due.lock().retain(|partition, _| !partitions.contains(partition));
@@ -275,7 +277,7 @@ impl Shared {
     /// The heads of inboxes.
     pub(super) async fn heads(&self, inboxes: HashSet<Inbox>) -> PortResult<HashMap<Inbox, Head>> {
         stream::iter(inboxes)
-            .map(async |inbox| {
+            .map(|inbox| async move {
                 let head = self.head(&keys::inbox(&inbox)).await?;
                 Ok((inbox, head))
             })
@@ -286,7 +288,7 @@ impl Shared {
 }
 
 /// Ids by the slot they stand in, so many at once.
-fn by_slot(ids: &[MessageId]) -> Vec<(i64, Vec<uuid::Uuid>)> {
+pub(super) fn by_slot(ids: &[MessageId]) -> Vec<(i64, Vec<uuid::Uuid>)> {
     let mut slots = HashMap::<i64, BTreeSet<uuid::Uuid>>::new();
     for id in ids {
         slots.entry(keys::slot(*id)).or_default().insert(id.0);

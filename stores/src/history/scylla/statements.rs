@@ -35,6 +35,23 @@ statements! {
     Places = "SELECT id, inbox, epoch, n, head, state, body FROM KS.places WHERE slot = ? AND id IN ?",
     States = "SELECT id, state FROM KS.places WHERE slot = ? AND id IN ?",
 
+    Said = "INSERT INTO KS.places (slot, id, conversation, turn) VALUES (?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?",
+    Spots = "SELECT id, conversation, turn, state FROM KS.places WHERE slot = ? AND id IN ?",
+
+    Talk = "INSERT INTO KS.conversations (id, row) VALUES (?, ?) USING TIMESTAMP ?",
+    TalkGone = "INSERT INTO KS.conversations (id, gone) VALUES (?, ?) USING TIMESTAMP ?",
+    TalkAt = "SELECT row, gone FROM KS.conversations WHERE id = ?",
+    Turn = "INSERT INTO KS.turns (conversation, bucket, seq, version, turn) VALUES (?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?",
+    TurnAt = "SELECT turn FROM KS.turns WHERE conversation = ? AND bucket = ? AND seq = ?",
+    TurnsUp = "SELECT turn FROM KS.turns WHERE conversation = ? AND bucket = ? AND seq >= ? AND seq <= ? ORDER BY seq ASC LIMIT ?",
+    TurnsDown = "SELECT turn FROM KS.turns WHERE conversation = ? AND bucket = ? AND seq >= ? AND seq <= ? ORDER BY seq DESC LIMIT ?",
+    TurnVersions = "SELECT seq, version FROM KS.turns WHERE conversation = ? AND bucket = ? AND seq IN ?",
+    Change = "INSERT INTO KS.changes (conversation, bucket, seq, edit, version, change) VALUES (?, ?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?",
+    Changes = "SELECT seq, edit, version, change FROM KS.changes WHERE conversation = ? AND bucket = ? AND seq >= ? AND seq <= ?",
+    Listed = "INSERT INTO KS.listed (user, conversation, archived, at, unread) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
+    ListedGone = "DELETE FROM KS.listed USING TIMESTAMP ? WHERE user = ? AND conversation = ?",
+    List = "SELECT conversation, archived, at, unread FROM KS.listed WHERE user = ?",
+
     Active = "INSERT INTO KS.active (partition, week, shard, inbox) VALUES (?, ?, ?, ?)",
     ActiveFrom = "SELECT inbox FROM KS.active WHERE partition = ? AND week = ? AND shard = ? AND inbox > ? LIMIT ?",
     ActiveGone = "DELETE FROM KS.active WHERE partition = ? AND week = ? AND shard = ?",

@@ -1,18 +1,20 @@
 //! What a round of recording writes: entries with what leads to them, and the rows of the due-table.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use schemas::{
-    Inbox, MessageId, Partition, Timestamp,
-    port::{Due, DueKind, Entry, PortResult, Schedule},
+    Conversation, ConversationId, Epoch, Inbox, MessageId, Partition, State, Timestamp,
+    port::{Due, DueKind, Entry, PortError, PortResult, Schedule},
 };
 use scylla::value::CqlValue::{self, BigInt, Blob, Int, Text, Uuid};
 
 use super::{
+    conversations::{self, Stand},
     counts::Counted,
-    due, keys,
-    recorder::body,
-    rows::{EntryHead, Place, PlaceHead, blob, is_notice},
+    due,
+    facts::{self, counts_as_unread},
+    keys,
+    rows::{EntryHead, Ledger, Place, PlaceHead, blob, is_notice, is_own},
     session::Write,
     shared::{Known, Shared},
     statements::Pick,
@@ -31,8 +33,14 @@ pub(super) struct Unit {
 }
 
 /// What a round writes, and what is to be remembered when it stands.
+#[derive(Default)]
 pub(super) struct Plan {
+    /// First, each all or none: how entries ended that are recorded with their end. Who reads the entry finds its state.
+    pub(super) ends: Vec<Vec<Write>>,
+    /// Then entries, turns and whatever leads to them.
     pub(super) units: Vec<Unit>,
+    /// Then the rows of conversations, which never say more than there is.
+    pub(super) talks: Vec<Write>,
     pub(super) after: After,
 }
 
@@ -42,6 +50,8 @@ pub(super) struct After {
     marks: Vec<(String, i64)>,
     kept: i64,
     due: i64,
+    states: Vec<(MessageId, State)>,
+    stands: Vec<(ConversationId, Stand)>,
 }
 
 /// The week of a time.
@@ -64,22 +74,89 @@ pub(super) fn shard(inbox: &str) -> i32 {
     (xxhash_rust::xxh3::xxh3_64(inbox.as_bytes()) % SHARDS as u64) as i32
 }
 
+/// What is to be written of these calls. The caller holds the ledgers if an entry brings its end.
 pub(super) async fn plan(shared: &Shared, entries: &[&Entry], schedules: &[&Schedule]) -> PortResult<Plan> {
-    let mut plan = Plan { units: Vec::with_capacity(entries.len() + 1), after: After::default() };
+    let mut plan = Plan { units: Vec::with_capacity(entries.len() + 1), ..Plan::default() };
+    if entries.iter().any(|entry| entry.end.is_some()) {
+        plan.ended(shared, entries).await?;
+    }
     for entry in entries {
         plan.entry(shared, entry);
     }
     for schedule in schedules {
-        if !schedule.add.is_empty() || !schedule.done.is_empty() {
-            plan.schedule(shared, entries, schedule).await?;
+        if !schedule.add.is_empty() {
+            plan.add_all(shared, schedule).await?;
         }
+    }
+    if schedules.iter().any(|schedule| !schedule.conversations.is_empty()) {
+        plan.conversations(shared, schedules).await?;
     }
     Ok(plan)
 }
 
+fn place_row(shared: &Shared, entry: &Entry, stamp: i64) -> Write {
+    let (n, epoch) = keys::columns(entry.position);
+    let message = &entry.message;
+    let head =
+        PlaceHead { recorded_at: entry.recorded_at, fingerprint: message.fingerprint, notice: is_notice(message) };
+    let place = [
+        BigInt(keys::slot(message.id)),
+        Uuid(message.id.0),
+        Text(keys::inbox(&entry.inbox)),
+        Int(epoch),
+        BigInt(n),
+        Blob(blob(&head)),
+        Int(shared.ttl),
+        BigInt(stamp),
+    ];
+    Write::new(Pick::Place, place.into())
+}
+
 impl Plan {
+    /// The states of entries that have ended before they are recorded, with their places and what their inboxes count.
+    async fn ended(&mut self, shared: &Shared, entries: &[&Entry]) -> PortResult<()> {
+        let ended: Vec<&Entry> = entries.iter().copied().filter(|entry| entry.end.is_some() && is_own(entry)).collect();
+        let ids: Vec<_> = ended.iter().map(|entry| entry.message.id).collect();
+        let mut places = shared.places(&ids).await?;
+        let heads = shared.heads(ended.iter().map(|entry| entry.inbox.clone()).collect()).await?;
+        let mut ledgers = BTreeMap::<String, (Ledger, i64, Vec<Write>)>::new();
+        for entry in ended {
+            let Some(end) = &entry.end else { continue };
+            let id = entry.message.id;
+            let stamp = shared.stamps.next(entry.position.epoch);
+            let Place { position, mut state, .. } = places.remove(&id).unwrap_or_default();
+            // Recorded before: it is counted, and by what was known of it then.
+            let before = position.is_none() || counts_as_unread(&state);
+            state.merge(end.clone());
+            let head = heads.get(&entry.inbox).map(|head| head.ledger).unwrap_or_default();
+            let (ledger, latest, rows) =
+                ledgers.entry(keys::inbox(&entry.inbox)).or_insert_with(|| (head, stamp, Vec::new()));
+            *latest = stamp;
+            rows.push(place_row(shared, entry, stamp));
+            rows.push(facts::state_row(shared, id, &state, stamp));
+            let unread = counts_as_unread(&state);
+            if is_notice(&entry.message) && unread != before {
+                ledger.seen = if unread { ledger.seen.saturating_sub(1) } else { ledger.seen + 1 };
+            }
+            if rows.len() >= facts::TOGETHER {
+                rows.push(facts::ledger_row(keys::inbox(&entry.inbox), ledger, stamp));
+                self.ends.push(std::mem::take(rows));
+            }
+            let placed = Place { position: Some(entry.position), state: state.clone(), ..Place::default() };
+            places.insert(id, placed);
+            self.after.states.push((id, state));
+        }
+        for (name, (ledger, stamp, mut rows)) in ledgers {
+            if !rows.is_empty() {
+                rows.push(facts::ledger_row(name, &ledger, stamp));
+                self.ends.push(rows);
+            }
+        }
+        Ok(())
+    }
+
     fn entry(&mut self, shared: &Shared, entry: &Entry) {
-        let Entry { position, prev, message, .. } = entry;
+        let Entry { position, prev, .. } = entry;
         let (n, epoch) = keys::columns(*position);
         let (name, bucket) = (keys::inbox(&entry.inbox), keys::bucket(position.n));
         let stamp = shared.stamps.next(position.epoch);
@@ -94,32 +171,22 @@ impl Plan {
         if bucket > 0 && keys::first_of(bucket) == position.n {
             rows.push(Write::new(Pick::Bucket, vec![Text(name.clone()), BigInt(bucket), BigInt(stamp)]));
         }
-        let head =
-            PlaceHead { recorded_at: entry.recorded_at, fingerprint: message.fingerprint, notice: is_notice(message) };
-        let place = [
-            BigInt(keys::slot(message.id)),
-            Uuid(message.id.0),
-            Text(name.clone()),
-            Int(epoch),
-            BigInt(n),
-            Blob(blob(&head)),
-            Int(shared.ttl),
-            BigInt(stamp),
-        ];
-        rows.push(Write::new(Pick::Place, place.into()));
+        if is_own(entry) {
+            rows.push(place_row(shared, entry, stamp));
+            self.after.kept += 1;
+        }
         let row = [
             Text(name.clone()),
             BigInt(bucket),
             BigInt(n),
             Int(epoch),
             Blob(blob(&EntryHead::of(entry))),
-            Blob(body(entry)),
+            Blob(blob(&entry.message)),
             Int(shared.ttl),
         ];
         rows.push(Write::new(Pick::Entry, row.into()));
         self.active(shared, &entry.inbox, &name, entry.recorded_at, &mut rows);
         self.units.push(Unit { inbox: Some((name, bucket)), rows });
-        self.after.kept += 1;
     }
 
     /// Says, once a week, that this inbox was written to.
@@ -141,22 +208,53 @@ impl Plan {
         self.after.marks.push((name, bucket));
     }
 
-    async fn schedule(&mut self, shared: &Shared, entries: &[&Entry], schedule: &Schedule) -> PortResult<()> {
+    async fn add_all(&mut self, shared: &Shared, schedule: &Schedule) -> PortResult<()> {
         let sends = |due: &&Due| matches!(due.kind, DueKind::Send(_));
-        let asked: Vec<_> = schedule.add.iter().chain(&schedule.done).filter(sends).map(|due| due.id).collect();
+        let asked: Vec<_> = schedule.add.iter().filter(sends).map(|due| due.id).collect();
         let places = if asked.is_empty() { Default::default() } else { shared.places(&asked).await? };
-        let recorded: HashSet<MessageId> = entries.iter().map(|entry| entry.message.id).collect();
         for due in &schedule.add {
-            self.add(shared, due, places.get(&due.id)).await?;
-        }
-        for due in &schedule.done {
-            self.take(shared, due, places.get(&due.id), recorded.contains(&due.id)).await?;
+            let epoch = schedule.epochs.iter().find(|(partition, _)| *partition == due.partition);
+            let stamp = match epoch {
+                Some((_, epoch)) => shared.stamps.next(*epoch),
+                None => shared.stamp(due.partition).await?,
+            };
+            self.add(shared, due, places.get(&due.id), stamp);
         }
         Ok(())
     }
 
-    async fn add(&mut self, shared: &Shared, due: &Due, place: Option<&Place>) -> PortResult<()> {
-        let stamp = shared.stamp(due.partition).await?;
+    /// Rows of conversations, with their turns and their places in lists.
+    async fn conversations(&mut self, shared: &Shared, schedules: &[&Schedule]) -> PortResult<()> {
+        let rows = || schedules.iter().flat_map(|schedule| &schedule.conversations);
+        let mut stands = shared.stands(rows().map(|row| row.id).collect()).await?;
+        let mut last = BTreeMap::<ConversationId, &Conversation>::new();
+        for schedule in schedules {
+            let mut passed = HashSet::new();
+            for row in &schedule.conversations {
+                let before = stands.get(&row.id);
+                if before.is_some_and(|before| before.version >= row.version) {
+                    passed.insert(row.id);
+                    continue;
+                }
+                passed.remove(&row.id);
+                self.units.push(Unit { inbox: None, rows: conversations::listed(row, before) });
+                stands.insert(row.id, Stand::of(row));
+                last.insert(row.id, row);
+            }
+            for turn in schedule.turns.iter().filter(|turn| !passed.contains(&turn.conversation)) {
+                let epoch = turn.version.epoch();
+                let rows = conversations::turn_rows(turn, shared.ttl, shared.stamps.next(epoch));
+                self.units.push(Unit { inbox: None, rows });
+            }
+        }
+        for (id, row) in last {
+            self.talks.push(conversations::row(row));
+            self.after.stands.push((id, Stand::of(row)));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, shared: &Shared, due: &Due, place: Option<&Place>, stamp: i64) {
         let mut rows = Vec::with_capacity(3);
         let value = match &due.kind {
             DueKind::Expire { inbox, position, .. } => blob(&(inbox, position)),
@@ -164,7 +262,7 @@ impl Plan {
                 if let Some(place) = place.filter(|place| place.head.is_some()) {
                     // It was sent or cancelled meanwhile, so it must not come up again; or this is a repetition.
                     if place.position.is_some() || place.state.status().is_settled() {
-                        return Ok(());
+                        return;
                     }
                 } else {
                     let waits = due.at.ms_since(shared.clock.wall()) / 1_000;
@@ -202,25 +300,51 @@ impl Plan {
         due::added(shared, due.partition, due.at);
         self.after.due += 1;
         self.units.push(Unit { inbox: None, rows });
-        Ok(())
     }
+}
 
-    async fn take(&mut self, shared: &Shared, due: &Due, place: Option<&Place>, recorded: bool) -> PortResult<()> {
-        let stamp = shared.stamp(due.partition).await?;
-        let mut rows = vec![due_gone(due::name(due.partition), due.at, due.id, due::kind(&due.kind), stamp)];
-        self.after.due -= 1;
-        if let (DueKind::Send(_), Some(place)) = (&due.kind, place.filter(|place| place.body.is_some())) {
-            if recorded {
-                // It was counted when it was scheduled, and again when it was recorded.
-                self.after.kept -= 1;
-            } else if place.position.is_none() {
-                // Cancelled before its time: it is still found by its id until retention comes by.
-                rows.extend(loose(shared, due.partition, due.at, due.id, stamp));
-            }
-        }
-        self.units.push(Unit { inbox: None, rows });
-        Ok(())
+/// Takes rows of the due-table away that were done with, once everything else of their call stands. An owner that was
+/// overtaken before that takes none: the newer one may not have seen what came of them. One that is overtaken only now may,
+/// as the newer one reads the ends of its inboxes afterwards.
+pub(super) async fn take(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+    if schedule.done.is_empty() {
+        return Ok(());
     }
+    let partitions: HashSet<Partition> = schedule.done.iter().map(|due| due.partition).collect();
+    for (partition, epoch) in schedule.epochs.iter().filter(|(partition, _)| partitions.contains(partition)) {
+        let newest = shared.stored_epoch(*partition).await?;
+        if newest > *epoch {
+            shared.newest.lock().insert(*partition, newest);
+            return Err(overtaken(*partition, newest, *epoch));
+        }
+    }
+    let sends = |due: &&Due| matches!(due.kind, DueKind::Send(_));
+    let asked: Vec<_> = schedule.done.iter().filter(sends).map(|due| due.id).collect();
+    let places = if asked.is_empty() { Default::default() } else { shared.places(&asked).await? };
+    let recorded: HashSet<MessageId> = entries.iter().map(|entry| entry.message.id).collect();
+    let (mut rows, mut kept) = (Vec::with_capacity(schedule.done.len()), 0);
+    for due in &schedule.done {
+        let stamp = shared.stamp(due.partition).await?;
+        rows.push(due_gone(due::name(due.partition), due.at, due.id, due::kind(&due.kind), stamp));
+        let Some(place) = places.get(&due.id).filter(|place| place.body.is_some()) else { continue };
+        if recorded.contains(&due.id) {
+            // It was counted when it was scheduled, and again when it was recorded.
+            kept -= 1;
+        } else if place.position.is_none() {
+            // Cancelled before its time: it is still found by its id until retention comes by.
+            rows.extend(loose(shared, due.partition, due.at, due.id, stamp));
+        }
+    }
+    shared.cql.send_all(rows).await?;
+    shared.counts.add(Counted::Due, -(schedule.done.len() as i64));
+    shared.counts.add(Counted::Kept, kept);
+    Ok(())
+}
+
+/// What an overtaken owner is told.
+pub(super) fn overtaken(partition: Partition, newest: Epoch, epoch: Epoch) -> PortError {
+    let (newest, epoch) = (newest.0, epoch.0);
+    PortError::Fenced(format!("partition {partition} is in epoch {newest}, and this was written in {epoch}"))
 }
 
 /// Rows that lead retention to an id without a place.
@@ -257,12 +381,14 @@ pub(super) fn due_gone(name: String, at: Timestamp, id: MessageId, kind: i32, st
 pub(super) fn done(shared: &Shared, entries: &[&Entry], schedules: &[&Schedule], after: After) {
     {
         let mut known = shared.known.lock();
-        for entry in entries {
+        let mut states: HashMap<MessageId, State> = after.states.into_iter().collect();
+        for entry in entries.iter().filter(|entry| is_own(entry)) {
             let place = Some((entry.inbox.clone(), entry.position, is_notice(&entry.message)));
-            match known.get(&entry.message.id) {
+            match (known.get(&entry.message.id), states.remove(&entry.message.id)) {
+                (_, Some(state)) => known.put(entry.message.id, Known { state, place }),
                 // Facts may have come before it.
-                Some(there) => there.place = place,
-                None => known.put(entry.message.id, Known { state: Default::default(), place }),
+                (Some(there), None) => there.place = place,
+                (None, None) => known.put(entry.message.id, Known { state: State::default(), place }),
             }
         }
     }
@@ -272,6 +398,11 @@ pub(super) fn done(shared: &Shared, entries: &[&Entry], schedules: &[&Schedule],
     for (name, bucket) in after.marks {
         shared.marked(name, bucket);
     }
+    let mut talks = shared.talks.lock();
+    for (id, stand) in after.stands {
+        talks.put(id, stand);
+    }
+    drop(talks);
     shared.rounds.note(entries);
     shared.counts.add(Counted::Kept, after.kept);
     shared.counts.add(Counted::Due, after.due);

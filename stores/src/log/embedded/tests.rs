@@ -71,7 +71,8 @@ async fn a_torn_journal_loses_the_last_group_only() {
         filled(dir.path()).await;
         let journal = the_journal(dir.path());
         let whole = journal::scan(&journal).unwrap();
-        assert_eq!((whole.batches, whole.end), (21, End::Whole));
+        // The segment's own row may have gone with the first of them.
+        assert!(matches!(whole.batches, 20 | 21) && whole.end == End::Whole, "{whole:?}");
         journal::cut(&journal, whole.valid - torn).unwrap();
         assert_eq!(ends(dir.path()).await, 19, "{torn} bytes were cut");
         // It goes on from there.

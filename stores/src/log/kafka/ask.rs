@@ -1,7 +1,12 @@
 //! Questions about offsets. A thread asks them, and those that came while it was waiting for an answer go together: one
 //! request for any number of partitions and callers.
 
-use std::{collections::HashMap, sync::Arc, thread};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use rdkafka::{
     TopicPartitionList,
@@ -9,9 +14,10 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
     topic_partition_list::Offset as At,
+    types::RDKafkaErrorCode as Code,
 };
 use schemas::{
-    Offset, TopicPartition,
+    Clock, Offset, TopicPartition,
     port::{Group, PortError, PortResult},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +30,11 @@ use crate::OpenError;
 
 /// Questions that wait; a caller past that waits in line.
 const WAITING: usize = 256;
+
+/// How long one try of a question may take: a broker that died is noticed, and another asked.
+const STEP: Duration = Duration::from_secs(1);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
 
 type Bounds = Vec<(Offset, Offset)>;
 type Reply<T> = oneshot::Sender<PortResult<T>>;
@@ -42,13 +53,13 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    pub(crate) fn start(name: &'static str, settings: Arc<Settings>) -> Result<Self, OpenError> {
+    pub(crate) fn start(name: &'static str, settings: Arc<Settings>, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let (questions, waiting) = mpsc::channel(WAITING);
         let config = settings.client();
         let wrong = |why: String| OpenError::Address(format!("{}: {why}", settings.shown));
         let client =
             BaseConsumer::from_config_and_context(&config, Ear::default()).map_err(|e| wrong(e.to_string()))?;
-        let mut answers = Answers { client, groups: HashMap::new(), settings: settings.clone() };
+        let mut answers = Answers { client, groups: HashMap::new(), settings: settings.clone(), clock };
         let run = move || answers.run(waiting);
         thread::Builder::new().name(name.into()).spawn(run).map_err(|e| wrong(e.to_string()))?;
         Ok(Self { questions, settings })
@@ -90,6 +101,7 @@ struct Answers {
     // A group's offsets are asked for by a client that names the group and never joins it.
     groups: HashMap<Group, BaseConsumer<Ear>>,
     settings: Arc<Settings>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Answers {
@@ -126,11 +138,11 @@ impl Answers {
     }
 
     /// The offsets of a list, in the order of `at`. librdkafka answers in an order of its own.
-    fn offsets(&self, at: &[TopicPartition], list: &TopicPartitionList) -> PortResult<Vec<Option<Offset>>> {
+    fn offsets(&self, at: &[TopicPartition], list: &TopicPartitionList) -> Result<Vec<Option<Offset>>, KafkaError> {
         let found = |at: &TopicPartition| {
             let found = list.find_partition(&self.settings.topic(at.topic), i32::from(at.partition.0));
-            let found = found.ok_or_else(|| PortError::Unavailable(format!("Kafka did not answer for {at}")))?;
-            found.error().map_err(|error| told::unanswered(&error))?;
+            let found = found.ok_or(KafkaError::OffsetFetch(Code::UnknownPartition))?;
+            found.error()?;
             Ok(match found.offset() {
                 At::Offset(n) if n >= 0 => Some(Offset(n as u64)),
                 _ => None,
@@ -140,16 +152,16 @@ impl Answers {
     }
 
     fn bounds(&self, at: &[TopicPartition]) -> PortResult<HashMap<TopicPartition, (Offset, Offset)>> {
-        let ask = |of: At| {
-            let list = self.list(at, of)?;
-            self.client.offsets_for_times(list, self.settings.ask)
+        let ask = |of: At, step: Duration| {
+            let list = self.client.offsets_for_times(self.list(at, of)?, step)?;
+            let known = |bound: Option<Offset>| bound.ok_or(KafkaError::OffsetFetch(Code::NoOffset));
+            self.offsets(at, &list)?.into_iter().map(known).collect::<Result<Vec<_>, _>>()
         };
         // The start first: it never passes an end that is read later.
-        let starts = ask(At::Beginning).map_err(|error| told::unanswered(&error))?;
-        let ends = ask(At::End).map_err(|error| told::unanswered(&error))?;
-        let (starts, ends) = (self.offsets(at, &starts)?, self.offsets(at, &ends)?);
-        let known = |bound: Option<Offset>| bound.ok_or_else(|| PortError::Unavailable("Kafka knows no bounds".into()));
-        at.iter().zip(starts).zip(ends).map(|((at, start), end)| Ok((*at, (known(start)?, known(end)?)))).collect()
+        let both = |step| Ok((ask(At::Beginning, step)?, ask(At::End, step)?));
+        let names: BTreeSet<_> = at.iter().map(|at| self.settings.topic(at.topic)).collect();
+        let (starts, ends) = insist(&self.client, &self.settings, &*self.clock, &names, both)?;
+        Ok(at.iter().copied().zip(starts.into_iter().zip(ends)).collect())
     }
 
     fn committed(
@@ -163,9 +175,12 @@ impl Answers {
             self.groups.insert(group, client.map_err(|error| told::unanswered(&error))?);
         }
         let Some(client) = self.groups.get(&group) else { return Ok(HashMap::new()) };
-        let list = self.list(at, At::Invalid).map_err(|error| told::unanswered(&error))?;
-        let list = client.committed_offsets(list, self.settings.ask).map_err(|error| told::unanswered(&error))?;
-        Ok(at.iter().copied().zip(self.offsets(at, &list)?).collect())
+        let ask = |step| {
+            let list = client.committed_offsets(self.list(at, At::Invalid)?, step)?;
+            self.offsets(at, &list)
+        };
+        let offsets = insist(client, &self.settings, &*self.clock, &BTreeSet::new(), ask)?;
+        Ok(at.iter().copied().zip(offsets).collect())
     }
 
     fn writable(&self, topics: &[String], min_isr: usize) -> PortResult<()> {
@@ -192,6 +207,30 @@ impl Answers {
             }
         }
         Ok(())
+    }
+}
+
+/// Asks until it is answered or the time of a question is over: leaders move, and what a client remembers of these topics is
+/// renewed in between.
+pub(crate) fn insist<T>(
+    client: &BaseConsumer<Ear>,
+    settings: &Settings,
+    clock: &dyn Clock,
+    topics: &BTreeSet<String>,
+    ask: impl Fn(Duration) -> Result<T, KafkaError>,
+) -> PortResult<T> {
+    let deadline = clock.mono().plus(settings.ask.as_millis() as u64);
+    loop {
+        let error = match ask(STEP) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        if !told::may_pass(&error) || clock.mono() >= deadline {
+            return Err(told::unanswered(&error));
+        }
+        // One that is not answered tells enough.
+        let _ = topics.iter().all(|topic| client.fetch_metadata(Some(topic), STEP).is_ok());
+        thread::park_timeout(PAUSE);
     }
 }
 

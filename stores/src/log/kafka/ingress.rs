@@ -126,8 +126,19 @@ pub(crate) async fn create(
             Err((topic, code)) => return Err(failed(format!("the topic {topic} could not be made: {code}"))),
         }
     }
-    Ok(missing)
+    // Made is not yet known to every broker.
+    for _ in 0..KNOWN_TRIES {
+        if self::missing(address, limits, tenants).await?.is_empty() {
+            return Ok(missing);
+        }
+        tokio::time::sleep(KNOWN_EVERY).await;
+    }
+    Err(failed("the topics of tenants were made and are not known yet: look again with `esh3ar topics check`".into()))
 }
+
+/// How often, and how many times, it is looked whether a new topic is known.
+const KNOWN_EVERY: Duration = Duration::from_millis(100);
+const KNOWN_TRIES: usize = 100;
 
 /// What librdkafka calls: partitions that are taken away, and topics that stay paused when partitions come.
 struct Watch {

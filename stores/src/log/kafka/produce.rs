@@ -7,32 +7,30 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::Duration,
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use rdkafka::{
-    ClientContext, Message as _,
-    config::{FromClientConfigAndContext as _, RDKafkaLogLevel},
-    error::KafkaError,
-    message::DeliveryResult,
-    producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
+    config::FromClientConfigAndContext as _,
+    producer::{BaseProducer, BaseRecord, Producer as _},
     types::RDKafkaErrorCode as Code,
 };
 use schemas::{
-    Offset,
+    Clock, Offset,
     limits::StoreLimits,
     port::{Append, PortError, PortResult},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
+    answers::{Answers, Outcomes, Part, Produced, Ticket},
     form,
     settings::Settings,
-    told::{self, Come, Ear},
+    told::{self, Come},
 };
 use crate::{OpenError, log::embedded::layout::Layout};
 
@@ -42,88 +40,6 @@ const PART: usize = 1_024;
 /// How often the thread that takes the answers looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Records of one call, counted down.
-struct Part {
-    outcomes: Mutex<Vec<PortResult<Offset>>>,
-    left: AtomicUsize,
-    done: Mutex<Option<oneshot::Sender<Vec<PortResult<Offset>>>>>,
-    // Given back when the last answer is there, also where nobody waits for it any more.
-    _room: OwnedSemaphorePermit,
-}
-
-impl Part {
-    fn answer(&self, index: usize, outcome: PortResult<Offset>) {
-        self.outcomes.lock()[index] = outcome;
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(done) = self.done.lock().take()
-        {
-            // A caller that has gone needs no answer.
-            let _ = done.send(std::mem::take(&mut *self.outcomes.lock()));
-        }
-    }
-}
-
-/// One record's place in its part.
-pub(crate) struct Ticket {
-    part: Arc<Part>,
-    index: u32,
-}
-
-/// Takes the answers.
-#[derive(Default)]
-struct Answers {
-    ear: Ear,
-    broken: AtomicBool,
-}
-
-impl ClientContext for Answers {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        told::log(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.ear.heard(&error, reason);
-        if error.rdkafka_error_code() == Some(Code::Fatal) {
-            tracing::error!(%error, reason, "the producer is broken and will be replaced");
-            self.broken.store(true, Ordering::Release);
-        }
-    }
-}
-
-impl ProducerContext for Answers {
-    type DeliveryOpaque = Box<Ticket>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
-        let outcome = match result {
-            Ok(message) => Ok(Offset(message.offset().max(0) as u64)),
-            Err((error, message)) => {
-                let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-                if code == Code::Fatal {
-                    self.broken.store(true, Ordering::Release);
-                }
-                Err(told::refused(code, come(message), message.topic()))
-            }
-        };
-        ticket.part.answer(ticket.index as usize, outcome);
-    }
-}
-
-/// How far a message that was given up had come.
-fn come(message: &rdkafka::message::BorrowedMessage<'_>) -> Come {
-    use rdkafka::bindings::{rd_kafka_message_status, rd_kafka_msg_status_t as Status};
-    // SAFETY: the pointer is this live message's, and the call only reads one of its fields.
-    #[allow(
-        unsafe_code,
-        reason = "the binding has no safe form of the one call that tells never sent from not answered"
-    )]
-    let status = unsafe { rd_kafka_message_status(message.ptr()) };
-    match status {
-        Status::RD_KAFKA_MSG_STATUS_NOT_PERSISTED => Come::Never,
-        Status::RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED => Come::Perhaps,
-        Status::RD_KAFKA_MSG_STATUS_PERSISTED => Come::There,
-    }
-}
-
 /// A producer and the thread that takes its answers.
 struct Line {
     producer: Arc<BaseProducer<Answers>>,
@@ -131,7 +47,7 @@ struct Line {
 }
 
 impl Line {
-    fn open(settings: &Settings, limits: &StoreLimits) -> Result<Self, String> {
+    fn open(settings: &Settings, limits: &StoreLimits, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let mut config = settings.client();
         config
             .set("enable.idempotence", "true")
@@ -139,10 +55,12 @@ impl Line {
             .set("linger.ms", limits.kafka_linger_ms.to_string())
             .set("message.timeout.ms", limits.kafka_append_ms.to_string())
             .set("message.max.bytes", limits.kafka_record_bytes.to_string())
+            .set("statistics.interval.ms", "1000")
             // Ours is the bound (`Producer::room`); these only have to be larger.
             .set("queue.buffering.max.messages", "1000000")
             .set("queue.buffering.max.kbytes", (limits.kafka_queue_kib.saturating_mul(2)).max(65_536).to_string());
-        let producer = BaseProducer::from_config_and_context(&config, Answers::default()).map_err(|e| e.to_string())?;
+        let producer =
+            BaseProducer::from_config_and_context(&config, Answers::new(clock)).map_err(|e| e.to_string())?;
         let (producer, ended) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
         let (polled, end) = (producer.clone(), ended.clone());
         let answers = move || {
@@ -166,6 +84,7 @@ pub(crate) struct Producer {
     settings: Arc<Settings>,
     limits: StoreLimits,
     layout: Layout,
+    clock: Arc<dyn Clock>,
     // By the layout's index of a topic's first partition.
     names: Vec<String>,
     line: RwLock<Arc<Line>>,
@@ -176,9 +95,14 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    pub(crate) fn open(settings: Arc<Settings>, limits: &StoreLimits, layout: Layout) -> Result<Self, OpenError> {
-        let line =
-            Line::open(&settings, limits).map_err(|why| OpenError::Address(format!("{}: {why}", settings.shown)))?;
+    pub(crate) fn open(
+        settings: Arc<Settings>,
+        limits: &StoreLimits,
+        layout: Layout,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let line = Line::open(&settings, limits, clock.clone())
+            .map_err(|why| OpenError::Address(format!("{}: {why}", settings.shown)))?;
         let partitions = usize::from(layout.partitions().max(1));
         let names =
             (0..layout.count()).step_by(partitions).map(|first| settings.topic(layout.at(first).topic)).collect();
@@ -191,12 +115,30 @@ impl Producer {
             limits: limits.clone(),
             settings,
             layout,
+            clock,
         })
     }
 
     /// The last trouble with the brokers.
     pub(crate) fn trouble(&self) -> Option<(Code, String)> {
         self.line.read().producer.context().ear.trouble()
+    }
+
+    /// What was produced since the producer was made.
+    pub(crate) fn produced(&self) -> Produced {
+        let line = self.line.read();
+        let answers = line.producer.context();
+        Produced {
+            records: answers.records.load(Ordering::Relaxed),
+            requests: answers.requests.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How long records have been waiting without an answer for any, ms; `None` where none waits.
+    pub(crate) fn quiet_ms(&self) -> Option<u64> {
+        let line = self.line.read();
+        let answers = line.producer.context();
+        answers.quiet_ms()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -221,7 +163,7 @@ impl Producer {
             // What comes after a part that found no room finds none either: a call keeps its order.
             let answers = match &refused {
                 Some(why) => Err(PortError::clone(why)),
-                None => self.room(&part).await.map(|room| self.send(&line, part, room)),
+                None => self.room(&part).await.map(|room| self.send(&line, &part, room)),
             };
             refused = answers.as_ref().err().cloned();
             parts.push((size, answers));
@@ -257,20 +199,8 @@ impl Producer {
     }
 
     /// Hands records over. What librdkafka does not take is answered at once.
-    fn send(
-        &self,
-        line: &Line,
-        records: Vec<Append>,
-        room: OwnedSemaphorePermit,
-    ) -> oneshot::Receiver<Vec<PortResult<Offset>>> {
-        let (done, answers) = oneshot::channel();
-        let unknown = || Err(PortError::Unknown(String::new()));
-        let part = Arc::new(Part {
-            outcomes: Mutex::new(records.iter().map(|_| unknown()).collect()),
-            left: AtomicUsize::new(records.len()),
-            done: Mutex::new(Some(done)),
-            _room: room,
-        });
+    fn send(&self, line: &Line, records: &[Append], room: OwnedSemaphorePermit) -> oneshot::Receiver<Outcomes> {
+        let (part, answers) = Part::new(records.len(), room);
         for (index, record) in records.iter().enumerate() {
             let place = match self.layout.index(record.at) {
                 Ok(place) => place / usize::from(self.layout.partitions().max(1)),
@@ -289,7 +219,9 @@ impl Producer {
                 .partition(i32::from(record.at.partition.0))
                 .payload(&record.body[..]);
             given.headers = form::headers(&record.headers);
+            line.producer.context().handed_over();
             if let Err((error, _)) = line.producer.send(given) {
+                line.producer.context().waiting.fetch_sub(1, Ordering::AcqRel);
                 let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
                 if code == Code::Fatal {
                     line.producer.context().broken.store(true, Ordering::Release);
@@ -314,8 +246,8 @@ impl Producer {
         if !line.producer.context().broken.load(Ordering::Acquire) {
             return Ok(line);
         }
-        let (settings, limits) = (self.settings.clone(), self.limits.clone());
-        let opened = tokio::task::spawn_blocking(move || Line::open(&settings, &limits)).await;
+        let (settings, limits, clock) = (self.settings.clone(), self.limits.clone(), self.clock.clone());
+        let opened = tokio::task::spawn_blocking(move || Line::open(&settings, &limits, clock)).await;
         let new = opened.map_err(|e| e.to_string()).and_then(|opened| opened);
         let new = Arc::new(new.map_err(|why| PortError::Unavailable(format!("no producer could be made: {why}")))?);
         let old = std::mem::replace(&mut *self.line.write(), new.clone());

@@ -2,6 +2,7 @@
 //! stopped is served by that thread, from what it fetched ahead.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,7 +20,6 @@ use rdkafka::{
     error::KafkaError,
     message::BorrowedMessage,
     topic_partition_list::Offset as At,
-    types::RDKafkaErrorCode as Code,
 };
 use schemas::{
     Clock, Millis, TopicPartition,
@@ -29,6 +29,7 @@ use schemas::{
 use tokio::sync::oneshot;
 
 use super::{
+    ask::insist,
     form,
     settings::Settings,
     told::{self, Ear},
@@ -109,7 +110,8 @@ impl Readers {
     fn start(&self) -> PortResult<Desk> {
         let (jobs, waiting) = sync_channel(WAITING);
         let mut config = self.settings.reader(&self.settings.group(GROUP), AHEAD_KIB);
-        config.set("enable.partition.eof", "false");
+        // It asks for what is known to be there.
+        config.set("fetch.wait.max.ms", "10");
         let client = BaseConsumer::from_config_and_context(&config, Ear::default());
         let client = client.map_err(|error| told::unanswered(&error))?;
         let count = Arc::new(AtomicUsize::new(0));
@@ -176,8 +178,9 @@ impl Reader {
         let failed = |error: KafkaError| told::unanswered(&error);
         let mut from = from;
         if self.at != Some(at) || self.next != from || from >= self.end {
+            let ask = |step| self.client.fetch_watermarks(&name, i32::from(at.partition.0), step);
             let (start, end) =
-                self.client.fetch_watermarks(&name, i32::from(at.partition.0), self.settings.ask).map_err(failed)?;
+                insist(&self.client, &self.settings, &*self.clock, &BTreeSet::from([name.clone()]), ask)?;
             let (start, end) = (start.max(0) as u64, end.max(0) as u64);
             from = from.max(start);
             if from >= end {
@@ -191,7 +194,12 @@ impl Reader {
             self.client.assign(&list).map_err(failed)?;
             (self.at, self.next, self.held) = (Some(at), from, None);
         }
-        self.take(at, max, deadline)
+        let taken = self.take(at, max, deadline);
+        // At the end it would wait at the broker for what comes, and the next reader behind it.
+        if self.next >= self.end {
+            self.leave();
+        }
+        taken
     }
 
     /// Not what was fetched for an earlier read.
@@ -212,7 +220,7 @@ impl Reader {
                     match self.client.poll(left) {
                         Some(Ok(message)) if self.awaits(at, &message) => form::record(at, &message),
                         Some(Ok(_)) => continue,
-                        Some(Err(error)) if passing(&error) => continue,
+                        Some(Err(error)) if told::may_pass(&error) => continue,
                         Some(Err(error)) if records.is_empty() => return Err(told::unanswered(&error)),
                         _ if left.is_zero() && records.is_empty() => {
                             return Err(PortError::Unavailable(format!("Kafka does not answer for {at}")));
@@ -233,17 +241,4 @@ impl Reader {
         }
         Ok(records)
     }
-}
-
-/// Trouble that librdkafka gets over by itself: the deadline judges.
-fn passing(error: &KafkaError) -> bool {
-    !matches!(
-        error.rdkafka_error_code(),
-        Some(
-            Code::TopicAuthorizationFailed
-                | Code::UnknownTopic
-                | Code::UnknownTopicOrPartition
-                | Code::UnknownPartition
-        )
-    )
 }

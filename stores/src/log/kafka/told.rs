@@ -133,6 +133,20 @@ pub(crate) fn unanswered(error: &KafkaError) -> PortError {
     })
 }
 
+/// Whether asking again may be answered.
+pub(crate) fn may_pass(error: &KafkaError) -> bool {
+    !matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::InvalidTopic
+                | Code::InvalidArgument
+        )
+    )
+}
+
 /// What a commit that was not taken is told.
 pub(crate) fn uncommitted(code: Code) -> PortError {
     match code {

@@ -265,9 +265,18 @@ pub(crate) async fn find(settings: Arc<Settings>, limits: &StoreLimits) -> Resul
     let options = AdminOptions::new().request_timeout(Some(settings.ask * 2));
     for resource in resources {
         // One at a time: a request for a broker's settings goes to that broker alone.
-        let described = admin.describe_configs([&resource], &options).await;
-        let described = described
-            .map_err(|error| told::unreachable(&settings, admin.inner().context().trouble(), &error.to_string()))?;
+        let described = match (admin.describe_configs([&resource], &options).await, &resource) {
+            (Ok(described), _) => described,
+            // One broker that is away hides its settings and nothing else.
+            (Err(error), ResourceSpecifier::Broker(id)) => {
+                tracing::warn!(id, %error, "the settings of a broker cannot be looked at");
+                continue;
+            }
+            (Err(error), _) => {
+                let trouble = admin.inner().context().trouble();
+                return Err(told::unreachable(&settings, trouble, &error.to_string()));
+            }
+        };
         for described in described {
             let values = match described {
                 Ok(config) => config.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))),

@@ -323,6 +323,7 @@ pub async fn turns_go_with_their_messages_and_are_no_longer_unread(bed: &mut dyn
     let unreached = super::retention::sweep(&*history, desk.partition, hour(5), 7).await;
     assert!(unreached.iter().all(|placed| placed.recorded_at < hour(5)));
     assert!(unreached.iter().all(|placed| placed.inbox.user == placed.message.to), "nobody waits for a copy");
+    drop(history);
     for round in 0..2 {
         if round == 1 {
             bed.restart().await;

@@ -107,6 +107,8 @@ async fn one_of_three_brokers_killed_stops_nothing_and_loses_nothing() {
     assert_eq!(log.durability(), Durability::Replicated);
     log.check().await.unwrap();
     // Two of three: nothing is acknowledged that one alone has.
+    let hurried = StoreLimits { kafka_append_ms: 8_000, kafka_ask_ms: 2_000, ..limits() };
+    let log = KafkaLog::open(&address, &hurried, Arc::new(SystemClock::new())).await.unwrap();
     nodes.kill(3).await;
     let record = Append { at: at(0), headers: Headers::default(), body: "alone".into() };
     let append = tokio::spawn({

@@ -150,7 +150,7 @@ async fn a_member_as_a_process() {
     let log = open(&Address::parse(&address).unwrap()).await.unwrap();
     let mut member = log.join(GROUP, &topics_read()).await.unwrap();
     let Event::Assigned(partitions) = told(&mut *member).await else { panic!("an assignment was due") };
-    println!("assigned {}", partitions.len());
+    println!("\nassigned {}", partitions.len());
     let mut line = String::new();
     tokio::task::spawn_blocking(move || std::io::stdin().read_line(&mut line)).await.unwrap().unwrap();
     let at = TopicPartition { topic: Topic::Outcomes, partition: partitions[0] };
@@ -164,7 +164,7 @@ async fn a_member_as_a_process() {
         if matches!(commit, Err(PortError::Fenced(_))) { "fenced".into() } else { format!("{commit:?}") }
     );
     let Event::Revoked(lost) = told(&mut *member).await else { panic!("a revocation was due") };
-    println!("revoked {}", lost.len());
+    println!("\nrevoked {}", lost.len());
 }
 
 struct Process {

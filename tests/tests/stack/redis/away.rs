@@ -51,19 +51,18 @@ async fn what_a_process_holds_itself_is_found_and_reached_and_the_rest_is_made_g
     assert_eq!((nodes_of(&a.presence, 3).await, phone_3.replaced), (vec!["a".to_owned()], None));
     // The same device at both, while neither can know of the other.
     let older = a.presence.register(&user(4), &node_a, &phone, session(4)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2)).await;
     let newer = b.presence.register(&user(4), &node_b, &phone, session(5)).await.unwrap();
     assert!(newer.number > older.number);
     assert_eq!(a.backplane.deliver(&node_a, vec![hint(1)]).await.unwrap(), [Landing::Taken]);
     assert_eq!(a.backplane.deliver(&node_b, vec![hint(2)]).await.unwrap(), [Landing::Absent], "nobody is blamed");
     assert!(began.elapsed() < Duration::from_secs(5), "nobody waits for what is away: {:?}", began.elapsed());
-    assert!(a.presence.heartbeat(&schemas::port::NodeLoad {
-        node: node_a.clone(),
-        address: "a".into(),
-        sessions: 3,
-        room: 9
-    })
-    .await
-    .is_err());
+    assert!(
+        a.presence
+            .heartbeat(&schemas::port::NodeLoad { node: node_a.clone(), address: "a".into(), sessions: 3, room: 9 })
+            .await
+            .is_err()
+    );
 
     let (missed_a, missed_b) = (count(a.backplane.missed(0)).await, count(b.backplane.missed(0)).await);
     own.restart(1).await;
@@ -113,7 +112,8 @@ async fn a_redis_that_stands_still_delays_nobody_for_long() {
     }
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
-    let back = until("it is used again", async || a.presence.nodes().await.is_ok() && a.presence.locate(&[]).await.is_ok());
+    let back =
+        until("it is used again", async || a.presence.nodes().await.is_ok() && a.presence.locate(&[]).await.is_ok());
     assert!(back.await < Duration::from_secs(5));
     own.stop().await;
 }

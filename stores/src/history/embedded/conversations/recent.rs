@@ -26,6 +26,8 @@ const QUIET_MS: u64 = 10 * 60_000;
 const MOST: usize = 50_000;
 /// Even then none goes that was written within this, ms: its rows may not be readable yet.
 const FRESH_MS: u64 = 30_000;
+/// Users whose total of unread messages is remembered; past that all are counted again when they are asked for.
+const TOTALS: usize = 10_000;
 /// So many go with one batch at most: more than one batch brings.
 const GO: usize = 256;
 
@@ -80,6 +82,8 @@ pub(super) struct Recent {
     warm: HashMap<ConversationId, Warm>,
     lists: BTreeSet<Vec<u8>>,
     ages: BTreeSet<(Millis, ConversationId)>,
+    /// Unread messages of users that were asked for, as they stand with everything submitted so far.
+    totals: HashMap<UserId, i64>,
 }
 
 /// What a batch changes here, and how it was before.
@@ -89,10 +93,15 @@ pub(in super::super) struct Moves {
     pub(super) stands: BTreeMap<ConversationId, Stand>,
     /// Those that go back, as they stand.
     pub(super) gone: Vec<(ConversationId, Stand)>,
+    /// By how much what users have yet to read changes.
+    pub(super) unread: Vec<(UserId, i64)>,
 }
 
 /// How it was before a batch, to be put back if the batch is not written after all.
-pub(in super::super) struct Before(Vec<(ConversationId, Option<Warm>)>);
+pub(in super::super) struct Before {
+    warm: Vec<(ConversationId, Option<Warm>)>,
+    unread: Vec<(UserId, i64)>,
+}
 
 impl Recent {
     /// What stands, and whether it stands here and nowhere else; `None`: it is not in use.
@@ -123,14 +132,52 @@ impl Recent {
                 self.set(*id, Some(Warm { going: true, ..warm }));
             }
         }
-        Before(before)
+        self.count(moves.unread.iter().cloned());
+        let unread = moves.unread.iter().map(|(user, change)| (user.clone(), -change)).collect();
+        Before { warm: before, unread }
+    }
+
+    fn count(&mut self, changes: impl Iterator<Item = (UserId, i64)>) {
+        for (user, change) in changes {
+            if let Some(total) = self.totals.get_mut(&user) {
+                *total += change;
+            }
+        }
+    }
+
+    /// What a user has yet to read, if it is remembered.
+    pub(super) fn total(&self, user: &UserId) -> Option<u64> {
+        self.totals.get(user).map(|total| u64::try_from(*total).unwrap_or(0))
+    }
+
+    /// It was counted.
+    pub(super) fn remember(&mut self, user: UserId, total: u64) {
+        if self.totals.len() >= TOTALS {
+            self.totals.clear();
+        }
+        self.totals.insert(user, i64::try_from(total).unwrap_or(i64::MAX));
+    }
+
+    /// Retention removed messages that were not read.
+    pub(super) fn forget_totals(&mut self) {
+        self.totals.clear();
+    }
+
+    /// What a user has in conversations that are in use: messages to it and those read.
+    pub(super) fn of_user<'a>(&'a self, user: &'a UserId) -> impl Iterator<Item = (ConversationId, (u64, u64))> + 'a {
+        let held = |(id, warm): (&ConversationId, &'a Warm)| {
+            let held = warm.stand.sides.iter().find(|held| held.user == *user)?;
+            Some((*id, held.counts))
+        };
+        self.warm.iter().filter_map(held)
     }
 
     /// It was not submitted.
     pub(super) fn undo(&mut self, before: Before) {
-        for (id, warm) in before.0.into_iter().rev() {
+        for (id, warm) in before.warm.into_iter().rev() {
             self.set(id, warm);
         }
+        self.count(before.unread.into_iter());
     }
 
     /// What went back can be read there.

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 
 use schemas::{
-    Conversation, ConversationId, Millis,
+    Conversation, ConversationId, Millis, Party, UserId,
     conversation::Turn,
     port::{PortResult, Schedule},
 };
 
 use super::{
     super::tables::{Tables, mark, put, remove},
-    Threads, keys,
+    Gone, Threads, keys,
     recent::{Held, Moves, Stand},
 };
 use crate::embedded::Write;
@@ -25,6 +25,7 @@ impl Threads {
     ) -> PortResult<(Vec<Write>, Moves)> {
         let recent = self.recent.read();
         let (mut writes, mut moves) = (Vec::new(), Moves::default());
+        let mut turns = Vec::new();
         let mut passed = HashSet::new();
         let to = &tables.talks;
         for row in &schedule.conversations {
@@ -50,11 +51,16 @@ impl Threads {
             writes.push(put(to, keys::conversation(b'c', row.id), row));
             let after = Stand::of(row);
             count(tables, row.id, before.as_ref(), &after, &mut writes);
+            let gone = tables.gone(row.id)?;
+            let unread = |held: &Held| (held.user.clone(), left(&held.user, held.counts, gone) as i64);
+            moves.unread.extend(after.sides().iter().map(unread));
+            let were = before.iter().flat_map(|before| before.sides()).map(unread);
+            moves.unread.extend(were.map(|(user, were)| (user, -were)));
             passed.remove(&row.id);
             moves.stands.insert(row.id, after);
         }
         for turn in schedule.turns.iter().filter(|turn| !passed.contains(&turn.conversation)) {
-            say(tables, turn, &mut writes);
+            say(tables, turn, &mut turns);
         }
         if !moves.stands.is_empty() {
             moves.gone = recent.quiet(now);
@@ -64,8 +70,19 @@ impl Threads {
                 writes.extend(stand.listed().map(|key| mark(to, key)));
             }
         }
-        Ok((writes, moves))
+        // A row never says more than can be read.
+        turns.extend(writes);
+        Ok((turns, moves))
     }
+}
+
+/// What a user has yet to read of a conversation: what retention removed is not unread.
+pub(super) fn left(user: &UserId, (to, read): (u64, u64), gone: Option<Gone>) -> u64 {
+    let gone = gone.map_or(0, |(_, to_mobile, to_business)| match user.party {
+        Party::Mobile(_) => to_mobile,
+        Party::Business(_) => to_business,
+    });
+    to.saturating_sub(read.max(gone))
 }
 
 /// What the two have yet to read, where that changed.

@@ -1,12 +1,15 @@
-//! Tests of what the machine may refuse while the process runs: what was accepted stays, what was not is said. Each runs
-//! this test program once more as a process of its own, which loses a right or meets a limit that tests beside it must not.
+//! What the machine may refuse while the process runs: what was accepted stays, what was not is said. Each test runs this
+//! program once more as a process of its own, which loses a right or meets a limit that tests beside it must not. They stand
+//! apart from the others, and take turns: a process that is just being started holds every open file, locks too.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Command, Output},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::process::{Resource, Rlimit, getuid, setrlimit};
@@ -17,8 +20,7 @@ use schemas::{
     time::ManualClock,
 };
 
-use super::Engine;
-use crate::{OpenError, data, log::EmbeddedLog};
+use stores::{OpenError, data, embedded::Engine, log::EmbeddedLog};
 
 /// Names the folder in the process that is started.
 const FOLDER: &str = "ESH3AR_TEST_FOLDER";
@@ -42,8 +44,12 @@ async fn append(log: &EmbeddedLog, n: u64) -> PortResult<Offset> {
 
 /// This program, to run one of the tests below on a folder.
 fn run(command: &mut Command, test: &str, folder: &Path) -> std::io::Result<Output> {
-    let name = format!("embedded::refusals::{test}");
-    command.args([&name, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder).output()
+    command.args([test, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder).output()
+}
+
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn folder() -> std::path::PathBuf {
@@ -51,7 +57,9 @@ fn folder() -> std::path::PathBuf {
 }
 
 #[tokio::test]
+#[expect(clippy::await_holding_lock, reason = "the only task of its runtime")]
 async fn a_file_that_may_not_grow_ends_the_store_and_keeps_what_was_accepted() {
+    let _turn = turn();
     let dir = tempfile::tempdir().unwrap();
     let program = std::env::current_exe().unwrap();
     // The signal that comes with the refusal is ignored, as it is under most supervisors of services.
@@ -110,6 +118,7 @@ async fn a_process_whose_files_may_not_grow() {
 
 #[test]
 fn a_folder_that_may_not_be_written_to_is_refused_in_a_sentence() {
+    let _turn = turn();
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     fs::create_dir(&data).unwrap();

@@ -1,0 +1,264 @@
+//! What can befall a set-up: chosen by a seed, made, and undone.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use anyhow::{Context, Result};
+use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
+use serde::Serialize;
+
+use crate::{
+    cluster::{Cluster, Mode, Nodes, Proxy},
+    compose::Role,
+};
+
+/// How long a process that was killed stays away, ms.
+const AWAY_MS: std::ops::Range<u64> = 500..3_000;
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// `kill -9` of one that takes in, and a new start.
+    KillIngest,
+    /// `kill -9` of one that decides.
+    KillPipeline,
+    /// `kill -9` of one that holds sockets.
+    KillGateway,
+    /// One process asked to end, and started again.
+    Stop,
+    /// One that takes in held still.
+    FreezeIngest,
+    /// One that decides held still for longer than its session.
+    FreezePipeline,
+    /// One that holds sockets held still.
+    FreezeGateway,
+    /// All processes asked to end, one after the other, and started again.
+    Rolling,
+    /// One more of each role that can be more, then one fewer.
+    Scale,
+    /// A Kafka broker killed and started again.
+    KillKafka,
+    /// A Cassandra node killed and started again.
+    KillHistory,
+    /// Redis killed, and started again empty.
+    KillRedis,
+    /// A Kafka broker held still.
+    FreezeKafka,
+    /// A Cassandra node held still.
+    FreezeHistory,
+    /// Redis held still.
+    FreezeRedis,
+    /// The network to a server slow, thin, silent or cut.
+    Network,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::KillIngest,
+        Self::KillPipeline,
+        Self::KillGateway,
+        Self::Stop,
+        Self::FreezeIngest,
+        Self::FreezePipeline,
+        Self::FreezeGateway,
+        Self::Rolling,
+        Self::Scale,
+        Self::KillKafka,
+        Self::KillHistory,
+        Self::KillRedis,
+        Self::FreezeKafka,
+        Self::FreezeHistory,
+        Self::FreezeRedis,
+        Self::Network,
+    ];
+
+    /// The word of the command line and of reports.
+    pub fn word(self) -> String {
+        serde_json::to_value(self).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.word())
+    }
+}
+
+impl FromStr for Class {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(Self::word).join(", ");
+        Self::ALL.into_iter().find(|class| class.word() == text).ok_or_else(|| {
+            format!("no fault is called {text}; there are {}", known())
+        })
+    }
+}
+
+/// A server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The log's.
+    Kafka,
+    /// The history's.
+    History,
+    /// That of presence.
+    Redis,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Kafka, Self::History, Self::Redis];
+
+    fn nodes(self, cluster: &Cluster) -> &Nodes {
+        match self {
+            Self::Kafka => &cluster.kafka,
+            Self::History => &cluster.cassandra,
+            Self::Redis => &cluster.redis,
+        }
+    }
+
+    fn way(self, cluster: &Cluster) -> Option<&Proxy> {
+        match self {
+            Self::Kafka => cluster.ways.kafka.as_ref(),
+            Self::History => cluster.ways.cassandra.as_ref(),
+            Self::Redis => cluster.ways.redis.as_ref(),
+        }
+    }
+}
+
+/// One fault, with where it strikes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// `kill -9` of a member, which is away for so long, ms.
+    Kill(usize, u64),
+    /// A member is asked to end, and started again.
+    Stop(usize),
+    /// A member is held still.
+    Freeze(usize),
+    /// All members, one after the other.
+    Rolling,
+    /// More, then fewer.
+    Scale,
+    /// A server is killed and started again after so long, ms.
+    KillServer(Kind, usize, u64),
+    /// A server is held still.
+    FreezeServer(Kind, usize),
+    /// The way to a server.
+    Network(Kind, Mode),
+}
+
+impl Fault {
+    /// One of a class.
+    pub fn choose(class: Class, cluster: &Cluster, rng: &mut StdRng) -> Self {
+        let any = |rng: &mut StdRng, role: Role| cluster.of(role).choose(rng).copied().unwrap_or_default();
+        let away = |rng: &mut StdRng| rng.random_range(AWAY_MS);
+        let node = |rng: &mut StdRng, kind: Kind| rng.random_range(1..=kind.nodes(cluster).count());
+        match class {
+            Class::KillIngest => Self::Kill(any(rng, Role::Ingest), away(rng)),
+            Class::KillPipeline => Self::Kill(any(rng, Role::Pipeline), away(rng)),
+            Class::KillGateway => Self::Kill(any(rng, Role::Gateway), away(rng)),
+            Class::Stop => Self::Stop(rng.random_range(0..cluster.members.len().max(1))),
+            Class::FreezeIngest => Self::Freeze(any(rng, Role::Ingest)),
+            Class::FreezePipeline => Self::Freeze(any(rng, Role::Pipeline)),
+            Class::FreezeGateway => Self::Freeze(any(rng, Role::Gateway)),
+            Class::Rolling => Self::Rolling,
+            Class::Scale => Self::Scale,
+            Class::KillKafka => Self::KillServer(Kind::Kafka, node(rng, Kind::Kafka), away(rng)),
+            Class::KillHistory => Self::KillServer(Kind::History, node(rng, Kind::History), away(rng)),
+            Class::KillRedis => Self::KillServer(Kind::Redis, 1, away(rng)),
+            Class::FreezeKafka => Self::FreezeServer(Kind::Kafka, node(rng, Kind::Kafka)),
+            Class::FreezeHistory => Self::FreezeServer(Kind::History, node(rng, Kind::History)),
+            Class::FreezeRedis => Self::FreezeServer(Kind::Redis, 1),
+            Class::Network => {
+                let ways: Vec<_> = Kind::ALL.into_iter().filter(|kind| kind.way(cluster).is_some()).collect();
+                let modes = [Mode::Slow(Duration::from_millis(50)), Mode::Thin(200_000), Mode::Silent, Mode::Cut];
+                let kind = ways.choose(rng).copied().unwrap_or(Kind::Redis);
+                Self::Network(kind, modes.choose(rng).copied().unwrap_or(Mode::Cut))
+            }
+        }
+    }
+
+    /// Makes it and undoes it; what befell whom.
+    pub async fn befall(&self, cluster: &mut Cluster, lasting_s: u64) -> Result<String> {
+        let lasting = Duration::from_secs(lasting_s);
+        let name = |cluster: &Cluster, n: usize| cluster.members.get(n).map(|member| member.name.clone());
+        match *self {
+            Self::Kill(n, away_ms) => {
+                let member = cluster.members.get_mut(n).context("nobody to kill")?;
+                member.kill();
+                tokio::time::sleep(Duration::from_millis(away_ms)).await;
+                member.start().await?;
+                Ok(format!("kill -9 {}, away for {away_ms} ms", member.name))
+            }
+            Self::Stop(n) => {
+                let member = cluster.members.get_mut(n).context("nobody to stop")?;
+                anyhow::ensure!(member.stop().await, "{} did not end well", member.name);
+                member.start().await?;
+                Ok(format!("SIGTERM {}", member.name))
+            }
+            Self::Freeze(n) => {
+                let member = cluster.members.get(n).context("nobody to freeze")?;
+                member.freeze()?;
+                tokio::time::sleep(lasting).await;
+                member.thaw()?;
+                Ok(format!("SIGSTOP {} for {lasting_s} s", member.name))
+            }
+            Self::Rolling => {
+                for n in 0..cluster.members.len() {
+                    let ended = cluster.members[n].stop().await;
+                    anyhow::ensure!(ended, "{} did not end well", name(cluster, n).unwrap_or_default());
+                    cluster.members[n].start().await?;
+                }
+                Ok("rolling restart of every process".to_owned())
+            }
+            Self::Scale => {
+                let before = cluster.members.len();
+                for role in [Role::Pipeline, Role::Pipeline, Role::Gateway] {
+                    let n = cluster.add(role)?;
+                    cluster.members[n].start().await?;
+                }
+                tokio::time::sleep(lasting / 2).await;
+                while cluster.members.len() > before {
+                    if let Some(mut member) = cluster.members.pop() {
+                        anyhow::ensure!(member.stop().await, "{} did not end well", member.name);
+                    }
+                }
+                Ok("two more pipelines and a gateway, and gone again".to_owned())
+            }
+            Self::KillServer(kind, node, away_ms) => {
+                let nodes = kind.nodes(cluster);
+                nodes.kill(node).await?;
+                tokio::time::sleep(Duration::from_millis(away_ms)).await;
+                nodes.restart(node).await?;
+                Ok(format!("kill -9 {kind:?} {node}, away for {away_ms} ms and its start"))
+            }
+            Self::FreezeServer(kind, node) => {
+                let nodes = kind.nodes(cluster);
+                nodes.freeze(node)?;
+                tokio::time::sleep(lasting).await;
+                nodes.thaw(node)?;
+                Ok(format!("SIGSTOP {kind:?} {node} for {lasting_s} s"))
+            }
+            Self::Network(kind, mode) => {
+                let way = kind.way(cluster).context("no network in between")?;
+                way.set(mode);
+                tokio::time::sleep(lasting).await;
+                way.set(Mode::Open);
+                Ok(format!("the network to {kind:?} {mode:?} for {lasting_s} s"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_named_and_read_back() {
+        for class in Class::ALL {
+            assert_eq!(class.word().parse(), Ok(class));
+        }
+        assert!("kill-everybody".parse::<Class>().unwrap_err().contains("kill-gateway"));
+    }
+}

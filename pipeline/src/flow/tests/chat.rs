@@ -1,0 +1,479 @@
+//! Chat through the flow: messages and commands of a few conversations, ports that end in any order, and a process that
+//! dies in between.
+
+use schemas::{
+    ChatCommand, Content, ContentType, Conversation, Epoch, Fact, Kind, Message, Name, Partition, Phone, Sender,
+    Status, Tenant,
+    conversation::{Command, Pair, Side, Turn, UpTo},
+    port::Order,
+};
+
+use super::*;
+use crate::item::{Asked, Fresh, Work};
+
+fn pair(n: u8) -> Pair {
+    // Users 7, 8 and 9 are those whom deliveries miss.
+    Pair {
+        tenant: Tenant::parse("acme").unwrap(),
+        business: Name::parse("sara").unwrap(),
+        mobile: Phone::from_stored(&format!("+96279000000{}", n % 10)).unwrap(),
+    }
+}
+
+fn by(side: Side, pair: &Pair) -> Sender {
+    Sender::User(match side {
+        Side::Mobile => pair.mobile().party,
+        Side::Business => pair.business().party,
+    })
+}
+
+/// What somebody says or asks, by its number: the same number is the same thing.
+#[derive(Debug, Clone)]
+struct Said {
+    n: u16,
+    pair: u8,
+    side: Side,
+    what: Deed,
+}
+
+#[derive(Debug, Clone)]
+enum Deed {
+    Message,
+    Edit(u16),
+    Delete(u16),
+    Read(u64),
+    ReadAt(u16),
+    Close(bool),
+    Block(bool),
+    Assign(&'static str),
+    Archive(bool),
+    Open,
+}
+
+impl Said {
+    fn id(&self) -> MessageId {
+        id_of(self.n, self.pair, self.side)
+    }
+
+    fn item(&self, replay: bool) -> Item {
+        let pair = pair(self.pair);
+        let (id, from) = (self.id(), by(self.side, &pair));
+        let fingerprint = u128::from(self.n).to_le_bytes();
+        let work = if let Deed::Message = self.what {
+            let to = if self.side == Side::Mobile { pair.business() } else { pair.mobile() };
+            let message = Message {
+                id,
+                kind: Kind::Chat(pair.id()),
+                from,
+                to,
+                priority: Priority::High,
+                content: text(&format!("message {}", self.n)),
+                fingerprint,
+                ..message(1)
+            };
+            Work::Fresh(Fresh { message: Arc::new(message), replay, end: None, conflict: false, due: None })
+        } else {
+            let of = |n: u16| id_of(n, self.pair, self.side);
+            let command = match self.what {
+                Deed::Edit(n) => Command::Edit { of: of(n), content: text(&format!("better {}", self.n)) },
+                Deed::Delete(n) => Command::Delete { of: of(n) },
+                Deed::Read(seq) => Command::Read { up_to: UpTo::Seq(seq) },
+                Deed::ReadAt(n) => Command::Read { up_to: UpTo::Id(id_of(n, self.pair, self.side.other())) },
+                Deed::Close(true) => Command::Close,
+                Deed::Close(false) => Command::Reopen,
+                Deed::Block(block) => Command::Block(block),
+                Deed::Assign(to) => Command::Assign { to: Name::parse(to).unwrap() },
+                Deed::Archive(archived) => Command::Archive(archived),
+                Deed::Open | Deed::Message => Command::Open,
+            };
+            let (client_ref, trace, accepted_at) = (None, None, Timestamp(1_000));
+            let command = ChatCommand { id, pair, by: from, command, accepted_at, client_ref, trace, fingerprint };
+            Work::Chat(Box::new(Asked { command, replay, conflict: false }))
+        };
+        Item { partition: Partition(0), epoch: Epoch(1), work }
+    }
+
+    /// Whether it leaves a turn, or the fact that it was refused.
+    fn is_message(&self) -> bool {
+        matches!(self.what, Deed::Message)
+    }
+}
+
+fn id_of(n: u16, of: u8, side: Side) -> MessageId {
+    let pair = pair(of);
+    pair.name(&by(side, &pair), &n.to_string())
+}
+
+fn text(body: &str) -> Content {
+    Content { content_type: ContentType::Text, subject: None, body: body.to_owned() }
+}
+
+fn sides() -> impl Strategy<Value = Side> {
+    prop_oneof![Just(Side::Mobile), Just(Side::Business)]
+}
+
+fn whats() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        10 => Just(Deed::Message),
+        2 => (0u16..40).prop_map(Deed::Edit),
+        2 => (0u16..40).prop_map(Deed::Delete),
+        4 => (0u64..30).prop_map(Deed::Read),
+        2 => (0u16..40).prop_map(Deed::ReadAt),
+        1 => any::<bool>().prop_map(Deed::Close),
+        1 => any::<bool>().prop_map(Deed::Block),
+        1 => prop_oneof![Just("sara"), Just("omar")].prop_map(Deed::Assign),
+        1 => any::<bool>().prop_map(Deed::Archive),
+        1 => Just(Deed::Open),
+    ]
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    /// New things, and some that came before.
+    Feed(Vec<usize>),
+    LetGo(usize),
+    /// The process dies; what is not passed comes again, marked as replayed.
+    Die,
+}
+
+fn acts() -> impl Strategy<Value = (Vec<Said>, Vec<Act>)> {
+    let said =
+        (0u16..40, 0u8..3, sides(), whats()).prop_map(|(n, pair, side, what)| Said { n, pair: pair * 3, side, what });
+    let act = prop_oneof![
+        6 => proptest::collection::vec(any::<usize>(), 1..10).prop_map(Act::Feed),
+        12 => any::<usize>().prop_map(Act::LetGo),
+        1 => Just(Act::Die),
+    ];
+    (proptest::collection::vec(said, 1..60), proptest::collection::vec(act, 1..60)).prop_map(|(mut said, acts)| {
+        // One thing a number and writer: the first.
+        let mut seen = HashSet::new();
+        said.retain(|said| seen.insert(said.id()));
+        (said, acts)
+    })
+}
+
+/// What is durable, whatever the process still has in memory.
+struct Kept {
+    history: Arc<MemoryHistory>,
+    log: Arc<MemoryLog>,
+}
+
+impl Kept {
+    fn row(&self, n: u8) -> Option<Conversation> {
+        self.history.talks.conversations(&[pair(n).id()]).remove(0)
+    }
+
+    fn thread(&self, n: u8) -> Vec<Turn> {
+        self.history.talks.log(pair(n).id())
+    }
+
+    fn facts(&self, id: MessageId, what: fn(&What) -> bool) -> Vec<Fact> {
+        self.log.facts().into_iter().filter(|fact| fact.id == id && what(&fact.what)).collect()
+    }
+
+    /// Whether what was fed has had its effect.
+    fn is_done(&self, said: &Said) -> bool {
+        let turn = self.thread(said.pair).into_iter().any(|turn| turn.message.id == said.id());
+        let refused = !self.facts(said.id(), |what| matches!(what, What::Failed(_))).is_empty();
+        assert!(!(turn && refused), "{said:?} was done and refused");
+        turn || refused
+    }
+}
+
+/// Runs one life of a process over what is kept. Says what was fed and not passed for good.
+fn live(
+    gate: Gate,
+    kept: &Kept,
+    again: Vec<Vec<Said>>,
+    acts: Vec<Act>,
+    said: Vec<Said>,
+    end: bool,
+) -> Result<Vec<Vec<Said>>, TestCaseError> {
+    let kept = Kept { history: kept.history.clone(), log: kept.log.clone() };
+    // What was under way when the process died never came to be.
+    kept.history.written.lock().retain(|(_, durable)| *durable);
+    *kept.history.line.lock() = Some(Arc::default());
+    timely::execute_directly(move |worker| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let mut bench = Bench::over(worker, gate, kept.history.clone(), kept.log.clone());
+        let verdict = one_life(worker, &mut bench, &kept, again, acts, &said, end);
+        // Dead or failed, it leaves work behind: without this its dataflows would be waited for.
+        worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
+        verdict
+    })
+}
+
+fn one_life(
+    worker: &mut Worker,
+    bench: &mut Bench,
+    kept: &Kept,
+    again: Vec<Vec<Said>>,
+    acts: Vec<Act>,
+    said: &[Said],
+    end: bool,
+) -> Result<Vec<Vec<Said>>, TestCaseError> {
+    for epoch in &again {
+        bench.feed(0, epoch.iter().map(|said| said.item(true)).collect());
+    }
+    let mut fed = again;
+    for act in acts {
+        match act {
+            Act::Feed(which) => {
+                let epoch: Vec<_> = which.iter().map(|n| said[n % said.len()].clone()).collect();
+                bench.feed(0, epoch.iter().map(|said| said.item(false)).collect());
+                fed.push(epoch);
+            }
+            Act::LetGo(which) => drop(bench.gate.let_go(which)),
+            Act::Die => {}
+        }
+        bench.turn(worker);
+        // Invariant 3: an offset is passed only behind what came of it.
+        let passed = bench.progress.of(Priority::High);
+        for epoch in &fed[..(passed as usize).min(fed.len())] {
+            for said in epoch.iter().filter(|said| said.is_message()) {
+                prop_assert!(kept.is_done(said), "{said:?} was passed before it was done");
+            }
+        }
+    }
+    if end {
+        bench.finish(worker);
+        prop_assert!(!worker.has_dataflows(), "the flows have ended");
+        prop_assert_eq!(&*bench.deliveries.early.lock(), &Vec::<MessageId>::new());
+    }
+    let passed = bench.progress.of(Priority::High).min(fed.len() as u64) as usize;
+    Ok(fed.split_off(passed))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    // P2, P6, P8 and invariants 3 to 5 and 8 for chat: whatever ends in whatever order, however often the process dies.
+    #[test]
+    fn chat_is_whole_whatever_ends_in_whatever_order((said, acts) in acts()) {
+        let gate = Gate::closed();
+        let kept = Kept {
+            history: Arc::new(MemoryHistory {
+                gate: gate.clone(),
+                ..MemoryHistory::default()
+            }),
+            log: Arc::new(MemoryLog::default()),
+        };
+        let mut lives: Vec<Vec<Act>> = vec![Vec::new()];
+        let mut all = HashSet::new();
+        for act in acts {
+            match &act {
+                Act::Die => lives.push(Vec::new()),
+                Act::Feed(which) => all.extend(which.iter().map(|n| n % said.len())),
+                Act::LetGo(_) => {}
+            }
+            lives.last_mut().unwrap().push(act);
+        }
+        let mut again = Vec::new();
+        for acts in lives {
+            again = live(gate.clone(), &kept, again, acts, said.clone(), false)?;
+        }
+        // The last life ends in peace.
+        let left = live(gate, &kept, again, Vec::new(), said.clone(), true)?;
+        prop_assert!(left.is_empty());
+        for said in all.iter().map(|n| &said[*n]).filter(|said| said.is_message()) {
+            prop_assert!(kept.is_done(said), "{said:?} was lost");
+        }
+        // Inboxes: dense, each entry once.
+        let mut entries = HashMap::<(UserId, MessageId), usize>::new();
+        let mut ends = HashMap::<Inbox, schemas::Position>::new();
+        for (entry, durable) in kept.history.written.lock().iter().filter(|(_, durable)| *durable) {
+            prop_assert!(*durable);
+            let end = ends.entry(entry.inbox.clone()).or_default();
+            prop_assert!(entry.prev == *end && entry.position.n == end.n + 1, "{entry:?} after {end}");
+            *end = entry.position;
+            *entries.entry((entry.inbox.user.clone(), entry.message.id)).or_default() += 1;
+        }
+        prop_assert!(entries.values().all(|times| *times == 1), "one message, one effect");
+        for n in [0, 3, 6] {
+            let (turns, Some(row)) = (kept.thread(n), kept.row(n)) else { continue };
+            prop_assert_eq!(row.last_seq, turns.len() as u64);
+            let (mut to_mobile, mut to_business) = (0, 0);
+            for (seq, turn) in (1u64..).zip(&turns) {
+                let chat = matches!(turn.message.kind, Kind::Chat(_));
+                let to = Side::of(&turn.message.to.party);
+                to_mobile += u64::from(chat && to == Side::Mobile);
+                to_business += u64::from(chat && to == Side::Business);
+                prop_assert_eq!((turn.seq, turn.to_mobile, turn.to_business), (seq, to_mobile, to_business));
+                // Both sides have it: who wrote it, and who answers now.
+                let mobile = (pair(n).mobile(), turn.message.id);
+                prop_assert!(entries.contains_key(&mobile), "{:?} is not with the mobile user", turn.message.kind);
+                let writer = UserId { tenant: turn.message.to.tenant.clone(), party: match &turn.message.from {
+                    Sender::User(party) => party.clone(),
+                    Sender::Server => continue,
+                }};
+                prop_assert!(entries.contains_key(&(writer, turn.message.id)));
+                prop_assert!(entries.contains_key(&(turn.message.to.clone(), turn.message.id)));
+                // P6 and ticks: it is read exactly if its number is within the mark, and its writer was told so.
+                if chat {
+                    let (number, half) = match to {
+                        Side::Mobile => (turn.to_mobile, &row.mobile),
+                        Side::Business => (turn.to_business, &row.business),
+                    };
+                    let told = !kept.facts(turn.message.id, |what| *what == What::Read).is_empty();
+                    prop_assert_eq!(told, number <= half.read, "{} of {:?}", number, half);
+                }
+            }
+            prop_assert_eq!((row.mobile.to, row.business.to), (to_mobile, to_business));
+        }
+    }
+}
+
+/// One life in peace: feeds these one after the other, everything ends.
+fn peace(limits: ChatLimits, said: Vec<Vec<Said>>) -> (Kept, Vec<(MessageId, UserId, Priority)>) {
+    let kept = Kept { history: Arc::default(), log: Arc::default() };
+    let (history, log) = (kept.history.clone(), kept.log.clone());
+    let handed = timely::execute_directly(move |worker| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let mut bench = Bench::with(worker, Gate::default(), history, log, limits);
+        for epoch in said {
+            bench.feed(0, epoch.iter().map(|said| said.item(false)).collect());
+            bench.turn(worker);
+        }
+        bench.finish(worker);
+        let handed = bench.deliveries.handed.lock().clone();
+        worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
+        handed
+    });
+    (kept, handed)
+}
+
+fn said(n: u16, side: Side, what: Deed) -> Said {
+    Said { n, pair: 1, side, what }
+}
+
+#[test]
+fn an_edit_may_follow_its_message_in_the_same_breath() {
+    let batch = vec![
+        said(1, Side::Mobile, Deed::Message),
+        said(2, Side::Mobile, Deed::Edit(1)),
+        said(3, Side::Business, Deed::Edit(1)),
+        said(4, Side::Mobile, Deed::Delete(1)),
+        said(5, Side::Mobile, Deed::Edit(1)),
+    ];
+    let (kept, _) = peace(ChatLimits::default(), vec![batch.clone()]);
+    let shown = kept.history.talks.turns(pair(1).id(), Order::Oldest, None, 10, |_| Default::default()).rows;
+    assert_eq!(shown.len(), 1, "edits and deletions are shown in what they are about");
+    assert!(shown[0].deleted_at.is_some() && shown[0].edits == 1 && shown[0].content().is_none());
+    let refused = |said: &Said| kept.facts(said.id(), |what| matches!(what, What::Failed(_)));
+    assert_eq!(
+        refused(&batch[2])[0].what,
+        What::Failed(Reason::UnknownMessage),
+        "the business names a message of its own"
+    );
+    assert_eq!(refused(&batch[4])[0].what, What::Failed(Reason::MessageDeleted));
+}
+
+#[test]
+fn what_is_written_to_a_handed_conversation_goes_to_who_has_it() {
+    let (kept, handed) = peace(
+        ChatLimits::default(),
+        vec![
+            vec![said(1, Side::Mobile, Deed::Message), said(2, Side::Business, Deed::Assign("omar"))],
+            vec![said(3, Side::Mobile, Deed::Message), said(4, Side::Business, Deed::Message)],
+        ],
+    );
+    let to = |n: u16, side| {
+        let id = id_of(n, 1, side);
+        handed.iter().filter(|(of, ..)| *of == id).map(|(_, to, _)| to.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(to(3, Side::Mobile), ["acme/business:omar"; 2], "to who has it, and a copy to its writer");
+    let last = kept.thread(1).pop().unwrap();
+    assert_eq!(last.message.to.to_string(), "acme/business:omar");
+    let refused = kept.facts(id_of(4, 1, Side::Business), |what| matches!(what, What::Failed(_)));
+    assert_eq!(refused[0].what, What::Failed(Reason::AssignedElsewhere));
+    assert!(refused[0].position == schemas::Position::START && !Reason::AssignedElsewhere.is_retryable());
+    for inbox in ["acme/business:sara", "acme/business:omar", "acme/+962790000001"] {
+        let written = kept.history.written.lock();
+        let note = |entry: &schemas::port::Entry| matches!(entry.message.kind, Kind::Note(_));
+        let has = written.iter().any(|(entry, _)| entry.inbox.user.to_string() == inbox && note(entry));
+        assert!(has, "{inbox} was told who has it");
+    }
+}
+
+#[test]
+fn r9_4_each_message_is_told_that_it_was_read_in_pieces_that_fit() {
+    let messages = (0..9).map(|n| said(n, Side::Business, Deed::Message)).collect();
+    let reads = vec![
+        said(20, Side::Mobile, Deed::Read(4)),
+        said(21, Side::Mobile, Deed::Read(2)),
+        said(22, Side::Business, Deed::Read(99)),
+        said(23, Side::Mobile, Deed::ReadAt(6)),
+        said(24, Side::Mobile, Deed::Read(6)),
+    ];
+    let limits = ChatLimits { receipts: 2, ..ChatLimits::default() };
+    let (kept, _) = peace(limits, vec![messages, reads]);
+    for n in 0..9 {
+        let told = kept.facts(id_of(n, 1, Side::Business), |what| *what == What::Read);
+        assert_eq!(told.len(), usize::from(n < 7), "message {n}");
+        assert!(told.iter().all(|fact| fact.inbox.user == pair(1).mobile() && fact.position.n > 0));
+    }
+    let row = kept.row(1).unwrap();
+    assert_eq!((row.mobile.unread(), row.mobile.read_seq), (2, 7));
+    let records = kept.log.all(Topic::Outcomes);
+    let sizes = records.iter().map(|record| codec::decode::<Vec<Fact>>(&record.body).unwrap());
+    assert!(sizes.filter(|facts| facts.iter().any(|fact| fact.what == What::Read)).all(|facts| facts.len() <= 2));
+}
+
+#[test]
+fn nobody_waits_for_a_copy_and_nothing_is_said_about_it() {
+    // User 9 is nowhere, user 8's node does not answer: both write.
+    for of in [8, 9] {
+        let message = Said { n: 1, pair: of, side: Side::Mobile, what: Deed::Message };
+        let (kept, _) = peace(ChatLimits::default(), vec![vec![message.clone()]]);
+        assert!(kept.log.facts().is_empty(), "the business has taken it; its writer's devices say nothing");
+        assert!(kept.log.all(Topic::Retry(Tier::ALL[0])).is_empty());
+        let written = kept.history.written.lock();
+        assert_eq!(written.iter().filter(|(entry, _)| entry.message.id == message.id()).count(), 2);
+    }
+}
+
+#[test]
+fn what_one_does_for_oneself_is_told_to_one_s_own_devices_alone() {
+    let (kept, _) = peace(
+        ChatLimits::default(),
+        vec![vec![
+            said(1, Side::Business, Deed::Message),
+            said(2, Side::Business, Deed::Archive(true)),
+            said(3, Side::Mobile, Deed::Block(true)),
+            said(4, Side::Business, Deed::Message),
+        ]],
+    );
+    let row = kept.row(1).unwrap();
+    assert!(row.business.archived && row.blocked && row.last_seq == 1);
+    let written = kept.history.written.lock();
+    let of = |n, side| {
+        let id = id_of(n, 1, side);
+        written
+            .iter()
+            .filter(|(entry, _)| entry.message.id == id)
+            .map(|(e, _)| e.inbox.user.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(2, Side::Business), ["acme/business:sara"]);
+    assert_eq!(of(3, Side::Mobile), ["acme/+962790000001"]);
+    let refused = kept.facts(id_of(4, 1, Side::Business), |what| matches!(what, What::Failed(Reason::Blocked)));
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].what.status(), Some(Status::Failed));
+}
+
+#[test]
+fn p2_two_creators_at_once_make_one() {
+    for (first, second) in [(Side::Mobile, Side::Business), (Side::Business, Side::Mobile)] {
+        let batch = vec![
+            said(1, first, Deed::Open),
+            said(2, second, Deed::Open),
+            said(3, second, Deed::Message),
+            said(4, first, Deed::Message),
+        ];
+        let (kept, _) = peace(ChatLimits::default(), vec![batch]);
+        let row = kept.row(1).unwrap();
+        assert_eq!((row.last_seq, row.mobile.unread(), row.business.unread()), (2, 1, 1));
+    }
+}

@@ -1,0 +1,404 @@
+//! Conversations: threads, lists of them and counts. A row's write time is its version, so the largest stands, whoever
+//! writes in whatever order; a late owner's version is smaller.
+//!
+//! Turns are written before the row that counts them, and what the row does not count is not shown: neither what is being
+//! written nor what a late owner wrote beyond the newer one's end. A chat message costs nine rows: two entries, its place,
+//! its turn and where that is found, the conversation's row, its place in two lists, and later its state. A list is read
+//! whole and sorted here: a user's conversations are hundreds, at most some thousands, of small rows.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream};
+use schemas::{
+    Conversation, ConversationId, Message, MessageId, Partition, Timestamp, UserId,
+    conversation::{Shown, Side, Turn, Version},
+    message::{Content, Kind},
+    port::{Around, ByActivity, Conversations, Order, Page, PortResult},
+};
+use scylla::value::CqlValue::{BigInt, Blob, Boolean, Int, Text, Uuid};
+
+use super::{
+    ScyllaHistory, keys,
+    rows::{blob, unblob},
+    session::{Write, broken},
+    shared::{READS, Shared, by_slot},
+    statements::Pick,
+};
+
+/// What retention removed of a conversation: the last turn that went, and the counts up to there.
+type Gone = (u64, u64, u64);
+/// An edit or a deletion.
+type Change = (Timestamp, Kind, Content);
+/// Turns of one read.
+const STEP: usize = 256;
+
+/// What is remembered of a conversation that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stand {
+    pub(super) version: Version,
+    users: [UserId; 2],
+}
+
+impl Stand {
+    pub(super) fn of(row: &Conversation) -> Self {
+        Self { version: row.version, users: Side::BOTH.map(|side| row.user(side)) }
+    }
+}
+
+fn time(version: Version) -> i64 {
+    i64::try_from(version.0).unwrap_or(i64::MAX)
+}
+
+fn number(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+/// The row itself.
+pub(super) fn row(row: &Conversation) -> Write {
+    Write::new(Pick::Talk, vec![Uuid(row.id.0), Blob(blob(row)), BigInt(time(row.version))])
+}
+
+/// Its places in the lists of its two users; it leaves that of one who answers for it no more.
+pub(super) fn listed(row: &Conversation, before: Option<&Stand>) -> Vec<Write> {
+    let users = Side::BOTH.map(|side| row.user(side));
+    let gone = before.map(|before| &before.users[..]).unwrap_or_default().iter().filter(|user| !users.contains(user));
+    let away = gone.map(|user| {
+        Write::new(Pick::ListedGone, vec![BigInt(time(row.version)), Text(user.to_string()), Uuid(row.id.0)])
+    });
+    let here = Side::BOTH.map(|side| {
+        let half = row.half(side);
+        let values = [
+            Text(row.user(side).to_string()),
+            Uuid(row.id.0),
+            Boolean(half.archived),
+            BigInt(row.last_at.0),
+            BigInt(number(half.unread())),
+            BigInt(time(row.version)),
+        ];
+        Write::new(Pick::Listed, values.into())
+    });
+    away.chain(here).collect()
+}
+
+/// A turn, where it is found by its message, and in what it shows if it is an edit or a deletion.
+pub(super) fn turn_rows(turn: &Turn, ttl: i32, stamp: i64) -> Vec<Write> {
+    let (id, seq, version) = (turn.conversation, number(turn.seq), time(turn.version));
+    let message = &turn.message;
+    let whole = [
+        Uuid(id.0),
+        BigInt(keys::bucket(turn.seq)),
+        BigInt(seq),
+        BigInt(version),
+        Blob(blob(turn)),
+        Int(ttl),
+        BigInt(version),
+    ];
+    let said = [BigInt(keys::slot(message.id)), Uuid(message.id.0), Uuid(id.0), BigInt(seq), Int(ttl), BigInt(stamp)];
+    let mut rows = vec![Write::new(Pick::Turn, whole.into()), Write::new(Pick::Said, said.into())];
+    if let Some(of) = turn.of {
+        let change = (turn.recorded_at, message.kind, &message.content);
+        let values = [
+            Uuid(id.0),
+            BigInt(keys::bucket(of)),
+            BigInt(number(of)),
+            BigInt(seq),
+            BigInt(version),
+            Blob(blob(&change)),
+            Int(ttl),
+            BigInt(version),
+        ];
+        rows.push(Write::new(Pick::Change, values.into()));
+    }
+    rows
+}
+
+fn unread(why: &dyn std::fmt::Display) -> schemas::port::PortError {
+    broken("conversations", why)
+}
+
+/// A conversation with what retention removed of it.
+type Talk = (Conversation, Gone);
+
+impl Shared {
+    async fn talk(&self, id: ConversationId) -> PortResult<Option<Talk>> {
+        let rows = self.cql.rows::<(Option<Vec<u8>>, Option<Vec<u8>>)>(Pick::TalkAt, (id.0,)).await?;
+        let Some((Some(row), gone)) = rows.into_iter().next() else { return Ok(None) };
+        let mut row: Conversation = unblob(&row).map_err(|why| unread(&why))?;
+        let gone: Option<Gone> = gone.map(|bytes| unblob(&bytes)).transpose().map_err(|why| unread(&why))?;
+        let gone = gone.unwrap_or_default();
+        if gone.0 > 0 {
+            // What retention removed is neither shown nor counted.
+            row.forget(gone.0, gone.1, gone.2);
+        }
+        Ok(Some((row, gone)))
+    }
+
+    async fn talks_of(&self, ids: Vec<ConversationId>) -> PortResult<Vec<Option<Talk>>> {
+        stream::iter(ids).map(|id| self.talk(id)).buffered(READS).try_collect().await
+    }
+
+    /// What is known of these as they stand: from memory, else read.
+    pub(super) async fn stands(&self, ids: HashSet<ConversationId>) -> PortResult<HashMap<ConversationId, Stand>> {
+        let (mut stands, mut missing) = (HashMap::with_capacity(ids.len()), Vec::new());
+        {
+            let mut talks = self.talks.lock();
+            for id in ids {
+                match talks.get(&id) {
+                    Some(stand) => drop(stands.insert(id, stand.clone())),
+                    None => missing.push(id),
+                }
+            }
+        }
+        let found = self.talks_of(missing).await?;
+        stands.extend(found.into_iter().flatten().map(|(row, _)| (row.id, Stand::of(&row))));
+        Ok(stands)
+    }
+
+    async fn turn_at(&self, id: ConversationId, seq: u64) -> PortResult<Option<Turn>> {
+        let key = (id.0, keys::bucket(seq), number(seq));
+        let row = self.cql.rows::<(Option<Vec<u8>>,)>(Pick::TurnAt, key).await?.into_iter().next();
+        row.and_then(|row| row.0).map(|bytes| unblob(&bytes)).transpose().map_err(|why| broken("turns", &why))
+    }
+
+    async fn thread(
+        &self,
+        (talk, gone): &Talk,
+        order: Order,
+        from: Option<u64>,
+        limit: usize,
+    ) -> PortResult<Page<Shown, u64>> {
+        let limit = limit.max(1);
+        let (mut low, mut high) = (gone.0 + 1, talk.last_seq);
+        match (order, from) {
+            (Order::Oldest, Some(from)) => low = low.max(from.saturating_add(1)),
+            (Order::Newest, Some(from)) => high = high.min(from.saturating_sub(1)),
+            (_, None) => {}
+        }
+        let (mut turns, mut next) = (Vec::<Turn>::new(), None);
+        'reading: while low <= high {
+            let bucket = keys::bucket(if order == Order::Oldest { low } else { high });
+            let first = low.max(keys::first_of(bucket));
+            let last = high.min(keys::first_of(bucket + 1) - 1);
+            let asked = (limit - turns.len() + 1).min(STEP);
+            let pick = if order == Order::Oldest { Pick::TurnsUp } else { Pick::TurnsDown };
+            let key = (talk.id.0, bucket, number(first), number(last), i32::try_from(asked).unwrap_or(i32::MAX));
+            let rows = self.cql.rows::<(Option<Vec<u8>>,)>(pick, key).await?;
+            let all = rows.len() < asked;
+            for (bytes,) in rows {
+                let turn: Turn = unblob(&bytes.unwrap_or_default()).map_err(|why| broken("turns", &why))?;
+                match order {
+                    Order::Oldest => low = turn.seq + 1,
+                    Order::Newest => high = turn.seq - 1,
+                }
+                if !turn.is_shown() {
+                    continue;
+                }
+                if turns.len() == limit {
+                    next = turns.last().map(|turn| turn.seq);
+                    break 'reading;
+                }
+                turns.push(turn);
+            }
+            if all {
+                match order {
+                    Order::Oldest => low = keys::first_of(bucket + 1),
+                    Order::Newest => high = keys::first_of(bucket) - 1,
+                }
+            }
+        }
+        Ok(Page { rows: self.shown(talk, turns).await?, next })
+    }
+
+    /// Turns with what became of them, and their newest text.
+    async fn shown(&self, talk: &Conversation, turns: Vec<Turn>) -> PortResult<Vec<Shown>> {
+        let seqs = || turns.iter().map(|turn| turn.seq);
+        let (Some(low), Some(high)) = (seqs().min(), seqs().max()) else { return Ok(Vec::new()) };
+        let ids: Vec<_> = turns.iter().map(|turn| turn.message.id).collect();
+        let (mut states, mut changes) = futures::try_join!(self.states_of(&ids), self.changes(talk, low, high))?;
+        let show = |turn: Turn| {
+            let state = states.remove(&turn.message.id).unwrap_or_default();
+            let changes = changes.remove(&turn.seq).unwrap_or_default();
+            Shown::of(turn, state, changes)
+        };
+        Ok(turns.into_iter().map(show).collect())
+    }
+
+    /// Edits and deletions of turns. One that a late owner wrote is known by the turn that stands at its number.
+    async fn changes(&self, talk: &Conversation, low: u64, high: u64) -> PortResult<BTreeMap<u64, Vec<Change>>> {
+        type Row = (i64, i64, Option<i64>, Option<Vec<u8>>);
+        let mut found = Vec::<Row>::new();
+        for bucket in keys::bucket(low)..=keys::bucket(high) {
+            let key = (talk.id.0, bucket, number(low), number(high));
+            found.extend(self.cql.pages::<Row>(Pick::Changes, key).await?);
+        }
+        found.retain(|row| row.1 <= number(talk.last_seq));
+        let mut versions = HashMap::<i64, Option<i64>>::new();
+        let mut asked = BTreeMap::<i64, Vec<i64>>::new();
+        for row in &found {
+            asked.entry(keys::bucket(u64::try_from(row.1).unwrap_or(0))).or_default().push(row.1);
+        }
+        for (bucket, seqs) in asked {
+            for seqs in seqs.chunks(100) {
+                let key = (talk.id.0, bucket, seqs.to_vec());
+                versions.extend(self.cql.rows::<(i64, Option<i64>)>(Pick::TurnVersions, key).await?);
+            }
+        }
+        let mut changes = BTreeMap::<u64, Vec<Change>>::new();
+        for (of, by, version, change) in found {
+            if versions.get(&by).copied().flatten() == version {
+                let change = unblob(&change.unwrap_or_default()).map_err(|why| broken("changes", &why))?;
+                changes.entry(u64::try_from(of).unwrap_or(0)).or_default().push(change);
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Where messages are said.
+    async fn spots(&self, ids: &[MessageId]) -> PortResult<HashMap<MessageId, (ConversationId, u64)>> {
+        type Row = (uuid::Uuid, Option<uuid::Uuid>, Option<i64>, Option<Vec<u8>>);
+        let found: Vec<Vec<Row>> = stream::iter(by_slot(ids))
+            .map(|(slot, ids)| self.cql.rows::<Row>(Pick::Spots, (slot, ids)))
+            .buffer_unordered(READS)
+            .try_collect()
+            .await?;
+        let spot = |(id, conversation, turn, _): Row| {
+            Some((MessageId(id), (ConversationId(conversation?), u64::try_from(turn?).unwrap_or(0))))
+        };
+        Ok(found.into_iter().flatten().filter_map(spot).collect())
+    }
+
+    /// The turn of a message, if it counts.
+    async fn turn_of(&self, talk: &Talk, message: MessageId, seq: u64) -> PortResult<Option<Turn>> {
+        if seq <= talk.1.0 || seq > talk.0.last_seq {
+            return Ok(None);
+        }
+        Ok(self.turn_at(talk.0.id, seq).await?.filter(|turn| turn.message.id == message))
+    }
+
+    async fn around(&self, id: ConversationId, message: MessageId, limit: usize) -> PortResult<Option<Around>> {
+        let limit = limit.max(1);
+        let spot = self.spots(&[message]).await?.remove(&message);
+        let Some((_, seq)) = spot.filter(|(of, _)| *of == id) else { return Ok(None) };
+        let Some(talk) = self.talk(id).await? else { return Ok(None) };
+        let Some(turn) = self.turn_of(&talk, message, seq).await? else { return Ok(None) };
+        let seq = turn.of.unwrap_or(seq);
+        let newest = self.thread(&talk, Order::Newest, Some(seq), limit);
+        let oldest = self.thread(&talk, Order::Oldest, Some(seq.saturating_sub(1)), limit);
+        let (newest, oldest) = futures::try_join!(newest, oldest)?;
+        Ok(Some(Around::of(newest, oldest, limit)))
+    }
+
+    async fn said_one(&self, message: MessageId, spot: Option<(ConversationId, u64)>) -> PortResult<Option<Shown>> {
+        let Some((id, seq)) = spot else { return Ok(None) };
+        let Some(talk) = self.talk(id).await? else { return Ok(None) };
+        match self.turn_of(&talk, message, seq).await? {
+            Some(turn) if turn.is_shown() => Ok(self.shown(&talk.0, vec![turn]).await?.pop()),
+            _ => Ok(None),
+        }
+    }
+
+    /// What goes of conversations with messages that retention removes.
+    pub(super) async fn unsay(&self, partition: Partition, messages: &[std::sync::Arc<Message>]) -> PortResult<()> {
+        let ids: Vec<_> = messages.iter().filter(|it| it.kind.conversation().is_some()).map(|it| it.id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut last = HashMap::<ConversationId, u64>::new();
+        for (id, seq) in self.spots(&ids).await?.into_values() {
+            let known = last.entry(id).or_default();
+            *known = (*known).max(seq);
+        }
+        let stamp = self.stamp(partition).await?;
+        let mut rows = Vec::with_capacity(last.len());
+        for (id, seq) in last {
+            let (Some((_, gone)), Some(turn)) = (self.talk(id).await?, self.turn_at(id, seq).await?) else { continue };
+            let now: Gone = gone.max((seq, turn.to_mobile, turn.to_business));
+            if now != gone {
+                rows.push(Write::new(Pick::TalkGone, vec![Uuid(id.0), Blob(blob(&now)), BigInt(stamp)]));
+            }
+        }
+        self.cql.send_all(rows).await
+    }
+
+    async fn list(&self, user: &UserId) -> PortResult<Vec<(ByActivity, bool, i64)>> {
+        type Row = (uuid::Uuid, Option<bool>, Option<i64>, Option<i64>);
+        let rows = self.cql.pages::<Row>(Pick::List, (user.to_string(),)).await?;
+        let place = |(id, archived, at, unread): Row| {
+            let place = ByActivity { last_at: Timestamp(at?), id: ConversationId(id) };
+            Some((place, archived.unwrap_or(false), unread.unwrap_or(0)))
+        };
+        Ok(rows.into_iter().filter_map(place).collect())
+    }
+}
+
+/// The side of a user, if it is there for it now.
+fn side_of(row: &Conversation, user: &UserId) -> Option<Side> {
+    row.side_of(user).filter(|side| row.user(*side) == *user)
+}
+
+#[async_trait]
+impl Conversations for ScyllaHistory {
+    async fn conversations(&self, ids: &[ConversationId]) -> PortResult<Vec<Option<Conversation>>> {
+        let found = self.shared.talks_of(ids.to_vec()).await?;
+        Ok(found.into_iter().map(|talk| talk.map(|(row, _)| row)).collect())
+    }
+
+    async fn by_user(
+        &self,
+        user: &UserId,
+        archived: bool,
+        from: Option<ByActivity>,
+        limit: usize,
+    ) -> PortResult<Page<Conversation, ByActivity>> {
+        let limit = limit.max(1);
+        let order = |place: &ByActivity| (std::cmp::Reverse(place.last_at), place.id);
+        let mut places: Vec<ByActivity> =
+            self.shared.list(user).await?.into_iter().filter(|row| row.1 == archived).map(|row| row.0).collect();
+        places.sort_by_key(order);
+        if let Some(from) = from {
+            places.retain(|place| order(place) > order(&from));
+        }
+        let (mut rows, mut last) = (Vec::with_capacity(limit.min(places.len())), None);
+        let mut rest = places.as_slice();
+        while rows.len() < limit && !rest.is_empty() {
+            let (some, later) = rest.split_at((limit - rows.len()).min(rest.len()));
+            let found = self.shared.talks_of(some.iter().map(|place| place.id).collect()).await?;
+            // A place may be ahead of its row, which is being written, or a late owner's.
+            let fits = |row: &Conversation| side_of(row, user).is_some_and(|side| row.half(side).archived == archived);
+            rows.extend(found.into_iter().flatten().map(|(row, _)| row).filter(fits));
+            (last, rest) = (some.last().copied(), later);
+        }
+        Ok(Page { rows, next: last.filter(|_| !rest.is_empty()) })
+    }
+
+    async fn turns(
+        &self,
+        id: ConversationId,
+        order: Order,
+        from: Option<u64>,
+        limit: usize,
+    ) -> PortResult<Page<Shown, u64>> {
+        match self.shared.talk(id).await? {
+            Some(talk) => self.shared.thread(&talk, order, from, limit).await,
+            None => Ok(Page { rows: Vec::new(), next: None }),
+        }
+    }
+
+    async fn around(&self, id: ConversationId, message: MessageId, limit: usize) -> PortResult<Option<Around>> {
+        self.shared.around(id, message, limit).await
+    }
+
+    async fn said(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Shown>>> {
+        let spots = self.shared.spots(ids).await?;
+        let asked: Vec<_> = ids.iter().map(|id| (*id, spots.get(id).copied())).collect();
+        stream::iter(asked).map(|(id, spot)| self.shared.said_one(id, spot)).buffered(READS).try_collect().await
+    }
+
+    async fn unread_total(&self, user: &UserId) -> PortResult<u64> {
+        let waiting = self.shared.list(user).await?.into_iter().filter(|row| row.2 > 0).map(|row| row.0.id);
+        let found = self.shared.talks_of(waiting.collect()).await?;
+        let unread = |(row, _): Talk| side_of(&row, user).map_or(0, |side| row.half(side).unread());
+        Ok(found.into_iter().flatten().map(unread).sum())
+    }
+}

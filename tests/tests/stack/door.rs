@@ -1,0 +1,184 @@
+//! The Kafka door on a real broker, by clients that are not ours: kcat and the official Java client.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use ops::compose::Role;
+use serde_json::json;
+use tests::harness::{
+    cluster::{Cluster, small},
+    eventually, not_run, number,
+};
+
+/// Produces lines with kcat, each a record with these headers.
+async fn kcat(hosts: &str, topic: &str, headers: &[&str], lines: &[String]) {
+    let mut command = tokio::process::Command::new("kcat");
+    command.args(["-P", "-b", hosts, "-t", topic, "-X", "acks=all"]);
+    for header in headers {
+        command.args(["-H", header]);
+    }
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let mut pipe = child.stdin.take().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut pipe, text.as_bytes()).await.unwrap();
+    drop(pipe);
+    assert!(child.wait().await.unwrap().success(), "kcat to {topic}");
+}
+
+/// Every record of a topic: its headers and its value.
+async fn read(hosts: &str, topic: &str) -> Vec<(String, String)> {
+    let mut command = tokio::process::Command::new("kcat");
+    command.args(["-C", "-b", hosts, "-t", topic, "-e", "-q", "-f", "%h\x1f%s\x1e"]);
+    let output = command.output().await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let records = text.split('\x1e').filter_map(|record| record.split_once('\x1f'));
+    records.map(|(headers, value)| (headers.to_owned(), value.to_owned())).collect()
+}
+
+fn has(command: &str) -> bool {
+    Command::new("sh").args(["-c", &format!("command -v {command}")]).stdout(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+async fn with_topic(ingests: usize) -> Cluster {
+    let cluster = Cluster::start(|folder| small(folder).count(Role::Ingest, ingests)).await;
+    // Made while the doors run: they find it.
+    cluster.command(&["topics", "create", "--ingress", "acme"], &["--set".into(), "limits.store.partitions=6".into()]).await.unwrap();
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_kcat_become_messages_and_bad_ones_are_kept_with_why() {
+    if !has("kcat") {
+        return not_run("the Kafka door by kcat: this machine has no kcat");
+    }
+    let cluster = with_topic(1).await;
+    let hosts = cluster.kafka.hosts();
+    let mut phone = cluster.phone(&number(1));
+    phone.insist().await;
+    let draft = |n: u32| json!({ "to": number(1), "content": format!("{n}") }).to_string();
+
+    kcat(&hosts, "esh3ar.ingress.acme", &[], &[draft(1), "no json".into(), draft(2)]).await;
+    let event = ["ce_specversion=1.0", "ce_id=42", "ce_source=/shop", "ce_type=order.shipped", "content-type=application/json"];
+    kcat(&hosts, "esh3ar.ingress.acme", &event, &[draft(3), draft(3)]).await;
+    let whole = json!({ "specversion": "1.0", "id": "43", "source": "/shop", "type": "t", "data": { "to": number(1), "content": "4" } });
+    kcat(&hosts, "esh3ar.ingress.acme", &["content-type=application/cloudevents+json"], &[whole.to_string()]).await;
+    phone.until_seen(4).await;
+    let mut seen = phone.contents();
+    seen.sort_unstable();
+    assert_eq!(seen, ["1", "2", "3", "4"], "an event that comes twice is one message");
+
+    // The shared topic: by token.
+    let token = format!("authorization=Bearer {}", cluster.token_of("acme", "server"));
+    kcat(&hosts, "esh3ar.ingress", &[&token], &[draft(5)]).await;
+    kcat(&hosts, "esh3ar.ingress", &[], &[draft(6)]).await;
+    phone.until_seen(5).await;
+
+    let rejected = eventually("two rejected records", async || {
+        let rejected = read(&hosts, "esh3ar.rejected").await;
+        (rejected.len() >= 2).then_some(rejected)
+    })
+    .await;
+    let bad = rejected.iter().find(|(_, value)| value == "no json").unwrap();
+    for part in ["problem-type=/problems/invalid-json", "problem-status=400", "problem-topic=ingress.acme", "problem-offset="] {
+        assert!(bad.0.contains(part), "{part} is missing in {}", bad.0);
+    }
+    let nobody = rejected.iter().find(|(_, value)| *value == draft(6)).unwrap();
+    assert!(nobody.0.contains("problem-type=/problems/unauthenticated"), "{}", nobody.0);
+
+    // Mended, it is produced again and taken.
+    kcat(&hosts, "esh3ar.ingress", &[&token], &[nobody.1.clone()]).await;
+    phone.until_seen(6).await;
+}
+
+/// The folder of the official client's jars, which the broker's own start fetched.
+fn jars() -> Option<PathBuf> {
+    let cache = std::env::var("XDG_CACHE_HOME").map(PathBuf::from).or_else(|_| {
+        std::env::var("HOME").map(|home| Path::new(&home).join(".cache"))
+    });
+    let found = std::fs::read_dir(cache.ok()?.join("esh3ar/stack")).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    found.map(|path| path.join("lib")).find(|lib| {
+        let name = lib.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        name.is_some_and(|name| name.starts_with("kafka-")) && lib.is_dir()
+    })
+}
+
+/// Produces `count` records to `users` recipients at `rate` a second, each once, and prints how many were acknowledged.
+const PRODUCE: &str = r#"
+import java.util.Properties;
+import java.util.concurrent.atomic.AtomicLong;
+import org.apache.kafka.clients.producer.*;
+import org.apache.kafka.common.serialization.StringSerializer;
+
+public class Produce {
+    public static void main(String[] args) throws Exception {
+        Properties config = new Properties();
+        config.put("bootstrap.servers", args[0]);
+        config.put("acks", "all");
+        config.put("linger.ms", "5");
+        config.put("key.serializer", StringSerializer.class.getName());
+        config.put("value.serializer", StringSerializer.class.getName());
+        int count = Integer.parseInt(args[2]), users = Integer.parseInt(args[3]), rate = Integer.parseInt(args[4]);
+        AtomicLong kept = new AtomicLong();
+        try (KafkaProducer<String, String> producer = new KafkaProducer<>(config)) {
+            long began = System.nanoTime();
+            for (int n = 0; n < count; n++) {
+                long due = began + n * 1_000_000_000L / rate;
+                while (System.nanoTime() < due) Thread.sleep(1);
+                String to = String.format("+96279%07d", n % users);
+                String value = "{\"to\":\"" + to + "\",\"content\":\"" + n + "\"}";
+                producer.send(new ProducerRecord<>(args[1], to, value), (at, error) -> { if (error == null) kept.incrementAndGet(); });
+            }
+        }
+        System.out.println(kept.get());
+    }
+}
+"#;
+
+/// 10,000 records a second from the official client, a door killed in the middle: each becomes one message, none is lost, and
+/// those of one recipient keep their order.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_records_a_second_and_a_door_that_dies() {
+    let Some(jars) = jars().filter(|_| has("javac")) else {
+        return not_run("the Kafka door by the Java client: this machine has no Java compiler, or no jars of Kafka");
+    };
+    const COUNT: usize = 60_000;
+    const USERS: usize = 500;
+    let mut cluster = with_topic(2).await;
+    let source = tempfile::tempdir().unwrap();
+    let file = source.path().join("Produce.java");
+    std::fs::write(&file, PRODUCE).unwrap();
+    let mut java = tokio::process::Command::new("java");
+    java.arg("-cp").arg(format!("{}/*", jars.display())).arg(&file);
+    java.args([&cluster.kafka.hosts(), "esh3ar.ingress.acme", &COUNT.to_string(), &USERS.to_string(), "10000"]);
+    let producing = tokio::spawn(async move { java.stderr(Stdio::null()).output().await.unwrap() });
+
+    let mut phone = cluster.phone(&number(7));
+    phone.insist().await;
+    phone.until_seen(3).await;
+    let first = cluster.nth(Role::Ingest, 0);
+    for _ in 0..3 {
+        cluster.members[first].kill();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        cluster.members[first].start().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    let produced = producing.await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&produced.stdout).trim(), COUNT.to_string(), "the broker has them all");
+    phone.until_seen(COUNT / USERS).await;
+    let numbers: Vec<usize> = phone.contents().iter().map(|said| said.parse().unwrap()).collect();
+    assert_eq!(numbers, (0..COUNT / USERS).map(|k| k * USERS + 7).collect::<Vec<_>>());
+    let until = std::time::Instant::now() + Duration::from_secs(120);
+    let books = loop {
+        let books = cluster.ask("/admin/v1/books").await;
+        if books["total"]["accepted"] == COUNT && books["total"]["unrecorded"] == 0 {
+            break books;
+        }
+        assert!(std::time::Instant::now() < until, "{books} {}", cluster.logs());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    assert_eq!(books["balanced"], true, "{books}");
+    assert!(read(&cluster.kafka.hosts(), "esh3ar.rejected").await.is_empty());
+}

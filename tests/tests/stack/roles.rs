@@ -1,0 +1,247 @@
+//! One process of each role on real servers: a message goes in at one and comes out at another, each may be killed, what is
+//! away is told, and what cannot work is refused.
+
+use std::{process::Command, time::Duration};
+
+use ops::{
+    cluster::{Mode, Plan},
+    compose::Role,
+};
+use serde_json::{Value, json};
+use tests::harness::{
+    Business, Phone, binary,
+    cluster::{Cluster, small},
+    eventually, number,
+};
+
+async fn one_of_each() -> Cluster {
+    Cluster::start(|folder| small(folder).count(Role::Ingest, 2).count(Role::Gateway, 2).count(Role::Admin, 1)).await
+}
+
+/// R7.1, R7.2, R7.7: in at one ingest, out at a phone on another machine's gateway, acknowledged, and its status read at a third.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_goes_in_at_one_process_and_comes_out_at_another() {
+    let mut cluster = one_of_each().await;
+    let (first, second) = (cluster.nth(Role::Ingest, 0), cluster.nth(Role::Ingest, 1));
+    let mut phones = [0, 1].map(|n| cluster.phone_at(cluster.nth(Role::Gateway, n), &number(n as u32)));
+    for phone in &mut phones {
+        phone.insist().await;
+    }
+    let business = cluster.business_at(first);
+    let mut sent = Vec::new();
+    for n in 0..20 {
+        sent.push(business.send(&number(n % 2), &format!("{n}")).await);
+    }
+    for (n, phone) in phones.iter_mut().enumerate() {
+        phone.until_seen(10).await;
+        let wanted: Vec<_> = (0..20).filter(|k| k % 2 == n).map(|k| k.to_string()).collect();
+        assert_eq!(phone.contents(), wanted, "{}", cluster.logs());
+    }
+    for message in &sent {
+        // Any node answers a read: another ingest, and a gateway.
+        cluster.business_at(second).until(&message.id, "delivered").await;
+    }
+    let gateway = cluster.business_at(cluster.nth(Role::Gateway, 0));
+    assert_eq!(gateway.status(&sent[0].id).await, "delivered");
+    assert_eq!(gateway.post("/v1/messages", &json!({ "to": number(1), "content": "x" })).await.0, 405);
+    let (status, body) = cluster.business_at(first).get("/v1/ws").await;
+    assert_eq!(status, 404, "{body}");
+
+    // Both sockets are on nodes that everybody knows of; the admin role answers for all.
+    let nodes = business.get("/v1/nodes").await.1;
+    assert_eq!(nodes["nodes"].as_array().map(Vec::len), Some(2), "{nodes}");
+    let lanes = cluster.ask("/admin/v1/lanes").await;
+    assert_eq!(lanes["sessions"], 2, "{lanes}");
+    let books = cluster.ask("/admin/v1/books").await;
+    assert_eq!((&books["balanced"], &books["total"]["delivered"]), (&json!(true), &json!(20)), "{books}");
+
+    // R6.1: every process may be killed; what was sent meanwhile arrives, in order, once.
+    let (business, mut phone) = (cluster.business(), cluster.phone(&number(7)));
+    phone.insist().await;
+    let mut count = 0;
+    for n in 0..cluster.members.len() {
+        let name = cluster.members[n].name.clone();
+        cluster.members[n].kill();
+        for k in 0..5 {
+            let content = format!("{name}.{k}");
+            business.insist(&number(7), &content, &content).await;
+        }
+        cluster.members[n].start().await.unwrap();
+        count += 5;
+        phone.until_seen(count).await;
+    }
+    assert_eq!((phone.received.len(), phone.repeats_in_session), (count, 0));
+    let ends = |n: usize| format!(".{}", n % 5);
+    assert!(phone.contents().iter().enumerate().all(|(n, said)| said.ends_with(&ends(n))), "{:?}", phone.contents());
+
+    // R6.6: SIGTERM ends each of them well, and takes the word of its endpoint back.
+    for member in &mut cluster.members {
+        let name = member.name.clone();
+        assert!(member.stop().await, "{name}: {}", member.log());
+    }
+}
+
+/// R6.2, rule 11: without the history the door takes messages in, reads are refused with when to come back, and the pipeline
+/// waits; without presence nothing that needs no other node stops. Each says so, by name, and comes back by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_away_is_told_and_stops_only_what_needs_it() {
+    let proxied = |plan: Plan| Plan { proxied: true, ..plan };
+    let cluster = Cluster::start(|folder| proxied(small(folder))).await;
+    let business = cluster.business();
+    let mut phone = cluster.phone(&number(1));
+    phone.insist().await;
+    business.send(&number(1), "before").await;
+    phone.until_seen(1).await;
+    let of = |role| cluster.nth(role, 0);
+    for role in [Role::Ingest, Role::Pipeline, Role::Gateway] {
+        assert_eq!(ready(&cluster, of(role), "log", "up").await.0, 200, "{role:?}");
+    }
+
+    let history = cluster.ways.cassandra.as_ref().unwrap();
+    history.set(Mode::Cut);
+    let (status, told) = ready(&cluster, of(Role::Ingest), "history", "down").await;
+    assert_eq!((status, &told["status"]), (200, &json!("degraded")), "acceptance goes on: {told}");
+    assert_eq!(ready(&cluster, of(Role::Gateway), "history", "down").await.0, 503);
+    assert_eq!(ready(&cluster, of(Role::Pipeline), "history", "down").await.0, 503);
+    let accepted = business.send(&number(1), "during").await;
+    let (status, problem) = business.get(&format!("/v1/messages/{}", accepted.id)).await;
+    assert_eq!(status, 503, "{problem}");
+    assert!(problem["retry_after_ms"].as_u64() > Some(0), "{problem}");
+    history.set(Mode::Open);
+    phone.until_seen(2).await;
+    ready(&cluster, of(Role::Gateway), "history", "up").await;
+
+    let presence = cluster.ways.redis.as_ref().unwrap();
+    presence.set(Mode::Cut);
+    let (status, told) = ready(&cluster, of(Role::Gateway), "presence", "down").await;
+    assert_eq!((status, &told["status"]), (200, &json!("degraded")), "{told}");
+    business.send(&number(1), "without presence").await;
+    presence.set(Mode::Open);
+    ready(&cluster, of(Role::Gateway), "presence", "up").await;
+    phone.until_seen(3).await;
+    assert_eq!(phone.contents(), ["before", "during", "without presence"]);
+
+    let log = cluster.ways.kafka.as_ref().unwrap();
+    log.set(Mode::Cut);
+    let (status, told) = ready(&cluster, of(Role::Ingest), "log", "down").await;
+    assert_eq!((status, &told["status"]), (503, &json!("not_ready")), "{told}");
+    let since = told["dependencies"][0]["since"].as_str().map(str::to_owned);
+    assert!(since.is_some() && told["dependencies"][0]["why"].is_string(), "{told}");
+    let (status, problem) = business.post("/v1/messages", &json!({ "to": number(1), "content": "x", "key": "k" })).await;
+    assert!(status == 503 && problem["retry_after_ms"].as_u64() > Some(0), "{status} {problem}");
+    log.set(Mode::Open);
+    assert_eq!(ready(&cluster, of(Role::Ingest), "log", "up").await.0, 200);
+    let kept = business.insist(&number(1), "x", "k").await;
+    business.until(&kept.id, "delivered").await;
+}
+
+/// What a process says of itself once a dependency is in this state.
+async fn ready(cluster: &Cluster, member: usize, dependency: &str, state: &str) -> (u16, Value) {
+    let what = format!("{} to say that {dependency} is {state}", cluster.members[member].name);
+    eventually(&what, async || {
+        let (status, told) = cluster.ready(member).await.ok()?;
+        let all = told["dependencies"].as_array()?;
+        all.iter().any(|d| d["name"] == dependency && d["state"] == state).then_some((status, told))
+    })
+    .await
+}
+
+/// One stored broadcast, several processes that could expand it: every recipient gets it once, also when the process that took
+/// it in dies in the middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_outlives_the_process_that_took_it_in() {
+    let mut cluster = Cluster::start(|folder| {
+        let mut plan = small(folder).count(Role::Ingest, 3);
+        // Little room, so that the expansion lasts.
+        plan.set.push("limits.door.lane_slow=400".to_owned());
+        plan
+    })
+    .await;
+    let mut phone = cluster.phone(&number(5));
+    phone.insist().await;
+    let to: Vec<_> = (0..3_000).map(number).collect();
+    let first = cluster.nth(Role::Ingest, 0);
+    let (status, made) = cluster.business_at(first).post("/v1/broadcasts", &json!({ "to": to, "content": "news" })).await;
+    assert_eq!(status, 202, "{made}");
+    cluster.members[first].kill();
+    let business = cluster.business();
+    let path = format!("/v1/broadcasts/{}", made["id"].as_str().unwrap());
+    let done = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            let now = business.get(&path).await.1;
+            if now["state"] == "done" {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let done = done.await.unwrap_or_else(|_| panic!("nobody went on with it: {}", cluster.logs()));
+    assert_eq!(done["expanded"], 3_000, "{done}");
+    phone.until_seen(1).await;
+    let books = eventually("everything to be recorded", async || {
+        let books = cluster.ask("/admin/v1/books").await;
+        (books["total"]["unrecorded"] == 0).then_some(books)
+    })
+    .await;
+    let total = &books["total"];
+    assert_eq!((&total["accepted"], &books["balanced"]), (&json!(3_000), &json!(true)), "{books}");
+    // To take it over costs a few repeats at most, not a second expansion beside the first.
+    assert!(total["repeats"].as_u64() <= Some(1_000), "{books}");
+}
+
+/// What a start says and how it ends.
+fn start(role: &str, cluster: &Cluster, more: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(binary());
+    command.args([role, "--admin", "127.0.0.1:0", "--set", "stores.wait_s=0"]);
+    command.args(["--set", "limits.store.partitions=6"]).args(more).envs(cluster.env().iter().cloned());
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Bad input and trouble: a start that cannot work says what and what to do, and ends; it does not hang and touches nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_up_that_cannot_work_is_refused_in_a_sentence() {
+    let cluster = Cluster::start(small).await;
+    let (kafka, cql) = (cluster.kafka.hosts(), cluster.cassandra.hosts());
+    let table: [(&str, String, i32, &[&str]); 9] = [
+        ("pipeline", "stores.log=kafka://127.0.0.1:9/".into(), 3, &["Kafka", "stores.log"]),
+        ("gateway", "stores.history=scylla://127.0.0.1:9/esh3ar".into(), 3, &["stores.history"]),
+        ("gateway", "stores.presence=redis://127.0.0.1:9".into(), 3, &["Redis", "stores.presence"]),
+        ("ingest", format!("stores.log=kafka://{kafka}/other."), 3, &["topic", "topics create"]),
+        ("ingest", format!("stores.history=scylla://{cql}/other"), 3, &["schema apply"]),
+        ("ingest", "limits.store.partitions=7".into(), 3, &["partitions", "6", "7"]),
+        ("gateway", "stores.presence=".into(), 2, &["stores.presence", "esh3ar up"]),
+        ("gateway", "stores.log=".into(), 2, &["stores.log", "esh3ar up"]),
+        ("ingest", format!("stores.log=kafka://{kafka}/?partition=6"), 3, &["partitions"]),
+    ];
+    for (role, set, code, parts) in table {
+        let (ended, said) = start(role, &cluster, &["--set", &set]);
+        assert_eq!(ended, Some(code), "{set}: {said}");
+        for part in parts {
+            assert!(said.contains(part), "{set}: {part} is missing in: {said}");
+        }
+    }
+}
+
+/// A start waits for servers that are not there yet, says so, and goes on when they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_waits_for_its_servers() {
+    let mut cluster = Cluster::start(small).await;
+    cluster.redis.kill(1).await.unwrap();
+    let n = cluster.nth(Role::Gateway, 0);
+    cluster.members[n].kill();
+    // Its start is asked for while Redis is away, which comes back in the meantime.
+    let ops::cluster::Cluster { members, redis, .. } = &mut *cluster;
+    let coming = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        redis.restart(1).await.unwrap();
+    };
+    let (started, ()) = tokio::join!(members[n].start(), coming);
+    started.unwrap();
+    assert!(cluster.members[n].log().contains("waiting, for"), "{}", cluster.members[n].log());
+    let mut phone: Phone = cluster.phone(&number(1));
+    phone.insist().await;
+    let business: Business = cluster.business();
+    business.insist(&number(1), "hello", "k").await;
+    phone.until_seen(1).await;
+}

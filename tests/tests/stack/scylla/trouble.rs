@@ -1,0 +1,227 @@
+//! What is wrong is said in a sentence that says what to do, and a server that dies or freezes loses nothing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ops::clock::SystemClock;
+use schemas::{
+    Inbox, What,
+    limits::StoreLimits,
+    port::{Facts, Inboxes, PortError, Schedule},
+};
+use stores::{
+    history::scylla::{ScyllaHistory, schema},
+    urls::Address,
+};
+use tests::{conformance::history::kit::*, harness::stack::Nodes};
+
+use super::{open, shared};
+
+async fn refusal(address: &str) -> String {
+    let limits = StoreLimits { cql_ms: 1_500, ..StoreLimits::default() };
+    let opened = ScyllaHistory::open(&Address::parse(address).unwrap(), &limits, Arc::new(SystemClock::new())).await;
+    opened.err().map(|why| why.to_string()).unwrap_or_else(|| panic!("{address} was opened"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_address_is_told_with_what_mends_it() {
+    let good = shared().await;
+    let host = good.trim_start_matches("scylla://").split('/').next().unwrap();
+    let began = Instant::now();
+    let nobody = refusal("scylla://127.0.0.1:1/esh3ar").await;
+    assert!(nobody.contains("no server answers") && nobody.contains("port"), "{nobody}");
+    let unknown = refusal("scylla://no-such-host.invalid:9042/esh3ar").await;
+    assert!(unknown.contains("no-such-host.invalid") && unknown.contains("host"), "{unknown}");
+    assert!(began.elapsed() < Duration::from_secs(15), "it gives up within seconds: {:?}", began.elapsed());
+    let missing = refusal(&format!("scylla://{host}/nothing_here")).await;
+    assert!(missing.contains("no tables") && missing.contains("esh3ar schema apply"), "{missing}");
+    for (address, word) in [
+        (format!("scylla://{host}/"), "keyspace"),
+        (format!("scylla://{host}/Esh3ar"), "keyspace"),
+        (format!("scylla://{host}/esh3ar?replicas=3"), "`replicas`"),
+        (format!("scylla://{host}/esh3ar?tls=true"), "`ca=FILE`"),
+        (format!("scylla://{host}/esh3ar?tls=true&ca=/nowhere.pem"), "/nowhere.pem"),
+        (format!("scylla://{host}/esh3ar?ttl_days=0"), "`ttl_days`"),
+    ] {
+        let why = refusal(&address).await;
+        assert!(why.contains(word), "{why}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applying_again_changes_nothing_and_a_newer_schema_is_left_alone() {
+    let address = shared().await.replace("/esh3ar?", "/newer?");
+    let (parsed, limits) = (Address::parse(&address).unwrap(), StoreLimits::default());
+    let first = schema::apply(&parsed, &limits).await.unwrap();
+    assert_eq!((first.version, first.scylla), (first.known, false));
+    assert_eq!(schema::apply(&parsed, &limits).await.unwrap(), first);
+    assert_eq!(schema::check(&parsed, &limits).await.unwrap(), first);
+    let host = parsed.hosts[0].clone();
+    let session = scylla_session(&host).await;
+    session.query_unpaged("INSERT INTO newer_control.schema_versions (one, version) VALUES (0, 99)", ()).await.unwrap();
+    for why in [
+        refusal(&address).await,
+        schema::apply(&parsed, &limits).await.unwrap_err().to_string(),
+        schema::check(&parsed, &limits).await.unwrap_err().to_string(),
+    ] {
+        assert!(why.contains("version 99") && why.contains("newer release"), "{why}");
+    }
+}
+
+async fn scylla_session(host: &str) -> scylla::client::session::Session {
+    scylla::client::session_builder::SessionBuilder::new().known_node(host).build().await.unwrap()
+}
+
+/// A server that asks for TLS and a login: what is right is let in, and every wrong thing is called by its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_and_certificates_are_checked() {
+    let nodes = Nodes::start("cassandra", &["--safe"]).await;
+    let (host, ca) = (nodes.hosts(), nodes.folder.join("ca.pem"));
+    let address = |login: &str, ca: &str| format!("scylla://{login}@{host}/esh3ar?replication=1&tls=true&ca={ca}");
+    let good = address("cassandra:cassandra", ca.to_str().unwrap());
+    schema::apply(&Address::parse(&good).unwrap(), &StoreLimits::default()).await.unwrap();
+    let history = open(&good).await;
+    let inbox = inbox(&tenant(), 1);
+    record(&*history, &entries(&inbox, 3)).await;
+    assert_eq!(whole(&*history, &inbox).await.len(), 3);
+    let wrong = refusal(&address("cassandra:guess", ca.to_str().unwrap())).await;
+    assert!(wrong.contains("user `cassandra`") && wrong.contains("password") && !wrong.contains("guess"), "{wrong}");
+    let nobody = refusal(&good.replace("cassandra:cassandra@", "")).await;
+    assert!(nobody.contains("user") && nobody.contains("password"), "{nobody}");
+    let plain = refusal(&format!("scylla://cassandra:cassandra@{host}/esh3ar")).await;
+    assert!(plain.contains("tls"), "{plain}");
+    let other = Nodes::start("cassandra", &["--safe"]).await;
+    let stranger = refusal(&address("cassandra:cassandra", other.folder.join("ca.pem").to_str().unwrap())).await;
+    assert!(stranger.contains("`ca`"), "{stranger}");
+    other.stop().await;
+    nodes.stop().await;
+}
+
+/// What was answered, by inbox.
+struct Answered {
+    inboxes: Vec<Inbox>,
+    upto: Vec<AtomicU64>,
+}
+
+/// Writes to some inboxes as owners do, each write repeated at its place until it is confirmed, until told to stop.
+async fn write(history: Arc<ScyllaHistory>, answered: Arc<Answered>, who: usize, stop: Arc<AtomicBool>) -> Duration {
+    let (inbox, mut longest) = (answered.inboxes[who].clone(), Duration::ZERO);
+    let mut n = 0;
+    while !stop.load(Ordering::SeqCst) {
+        let batch: Vec<_> = (n + 1..=n + 3).map(|n| entry(&inbox, at(n), at(n - 1), n, message(&inbox))).collect();
+        let began = Instant::now();
+        loop {
+            match history.record(&batch, &Schedule::default()).await {
+                Ok(()) => break,
+                Err(PortError::Unavailable(_) | PortError::Unknown(_)) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        longest = longest.max(began.elapsed());
+        let facts: Vec<_> = batch.iter().map(|entry| fact(entry, What::Delivered, 1)).collect();
+        while history.settle(&facts).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        n += 3;
+        answered.upto[who].store(n, Ordering::SeqCst);
+    }
+    longest
+}
+
+/// Runs writers while something happens to the servers; then every answered entry is there once, delivered, in a whole
+/// chain. Says the longest time a write took.
+async fn under_writes(address: &str, happens: impl AsyncFnOnce()) -> Duration {
+    let history = open(address).await;
+    let tenant = tenant();
+    let inboxes: Vec<_> = (0..16).map(|number| inbox(&tenant, number)).collect();
+    let upto = inboxes.iter().map(|_| AtomicU64::new(0)).collect();
+    let answered = Arc::new(Answered { inboxes, upto });
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> =
+        (0..16).map(|who| tokio::spawn(write(history.clone(), answered.clone(), who, stop.clone()))).collect();
+    let total = || answered.upto.iter().map(|n| n.load(Ordering::SeqCst)).sum::<u64>();
+    let more = async |than: u64| {
+        while total() < than {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), more(300)).await.expect("writes go on before it happens");
+    happens().await;
+    tokio::time::timeout(Duration::from_secs(60), more(total() + 300)).await.expect("writes go on afterwards");
+    stop.store(true, Ordering::SeqCst);
+    let mut longest = Duration::ZERO;
+    for writer in writers {
+        longest = longest.max(writer.await.unwrap());
+    }
+    // Another process, which remembers nothing, finds all of it.
+    let reader = open(address).await;
+    for (inbox, upto) in answered.inboxes.iter().zip(&answered.upto) {
+        let upto = upto.load(Ordering::SeqCst);
+        let chain = whole(&*reader, inbox).await;
+        assert!(chain.len() as u64 >= upto, "{upto} were answered and {} are there", chain.len());
+        assert_eq!(places(&chain), (1..=chain.len() as u64).map(at).collect::<Vec<_>>());
+        let ids: Vec<_> = chain[..upto as usize].iter().map(|entry| entry.message.id).collect();
+        let states = reader.states(&ids).await.unwrap();
+        assert!(states.iter().all(|state| state.status() == schemas::Status::Delivered));
+        assert_eq!(reader.tails(std::slice::from_ref(inbox)).await.unwrap()[0].position.n, chain.len() as u64);
+    }
+    longest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_and_restarted_under_writes_loses_nothing() {
+    let nodes = Nodes::start("cassandra", &[]).await;
+    let address = format!("scylla://{}/esh3ar?replication=1", nodes.hosts());
+    schema::apply(&Address::parse(&address).unwrap(), &StoreLimits::default()).await.unwrap();
+    let longest = under_writes(&address, async || {
+        nodes.kill(1).await;
+        nodes.restart(1).await;
+    })
+    .await;
+    eprintln!("longest write over kill -9 and restart: {longest:?}");
+    // Frozen for longer than a request may take, as a machine that swaps or a virtual machine that is moved.
+    let pid = std::fs::read_to_string(nodes.folder.join("node1/pid")).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid.split_whitespace().next().unwrap().parse().unwrap()).unwrap();
+    let longest = under_writes(&address, async || {
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    })
+    .await;
+    eprintln!("longest write over a freeze of 8 s: {longest:?}");
+    nodes.stop().await;
+}
+
+/// Of three servers one is killed, comes back, and one is frozen: writes go on within seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_servers_may_die_or_freeze() {
+    let nodes = Nodes::start("cassandra", &["--nodes", "3", "--heap", "320m"]).await;
+    let address = format!("scylla://{}/esh3ar?replication=3", nodes.hosts());
+    schema::apply(&Address::parse(&address).unwrap(), &StoreLimits::default()).await.unwrap();
+    let longest = under_writes(&address, async || {
+        nodes.kill(2).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        nodes.restart(2).await;
+    })
+    .await;
+    eprintln!("longest write over kill -9 of one of three: {longest:?}");
+    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    let pid = std::fs::read_to_string(nodes.folder.join("node3/pid")).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid.split_whitespace().next().unwrap().parse().unwrap()).unwrap();
+    let longest = under_writes(&address, async || {
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    })
+    .await;
+    eprintln!("longest write over a freeze of one of three: {longest:?}");
+    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    nodes.stop().await;
+}
