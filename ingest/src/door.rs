@@ -78,6 +78,8 @@ pub struct Door {
     pub(crate) broadcasting: Semaphore,
     in_work: AtomicUsize,
     closing: AtomicBool,
+    /// The log is known to be away: who would wait for it in vain is told at once.
+    log_away: AtomicBool,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -156,6 +158,7 @@ impl Door {
             broadcasting: Semaphore::new(limits.broadcasts_at_once),
             in_work: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
+            log_away: AtomicBool::new(false),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             parts,
@@ -193,6 +196,12 @@ impl Door {
         }
     }
 
+    /// Whoever watches the log says whether it answers. While it does not, requests are refused at once: one that waits for it
+    /// holds its place and learns nothing.
+    pub fn log_is_away(&self, away: bool) {
+        self.log_away.store(away, Ordering::Relaxed);
+    }
+
     /// Messages that wait in each lane, most urgent first: appended and not yet recorded.
     pub fn waiting(&self) -> [u64; 3] {
         self.lanes.waiting()
@@ -225,6 +234,9 @@ impl Door {
     pub(crate) fn enter(self: &Arc<Self>) -> Result<InWork, Problem> {
         if self.closing.load(Ordering::Relaxed) {
             return Err(Problem::new(Code::Draining, "this node takes no new messages").retry_after_ms(1_000));
+        }
+        if self.log_away.load(Ordering::Relaxed) {
+            return Err(Problem::new(Code::Unavailable, "the log does not answer").retry_after_ms(1_000));
         }
         let max = self.parts.limits.door.concurrent_requests;
         let before = self.in_work.fetch_add(1, Ordering::Relaxed);

@@ -51,6 +51,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// How far clocks may be apart, ms.
     pub skew_ms: u64,
+    /// The door, where it is here: it is told when the log is away.
+    pub door: Option<Arc<ingest::Door>>,
 }
 
 /// How one dependency does.
@@ -202,6 +204,9 @@ impl Asker {
             found("presence", &**clock, PATIENCE, async { presence.locate(&[]).await.map(drop) }),
         );
         let hard = [("log", role.needs_log()), ("history", role.needs_history())];
+        if let Some(door) = &self.parts.door {
+            door.log_is_away(log.state == "down");
+        }
         let is_hard = |name: &str| hard.iter().any(|(known, hard)| *known == name && *hard);
         let now = clock.wall();
         let all = [Some(log), Some(history), Some(presence), self.clocks.clone()];

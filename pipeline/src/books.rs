@@ -177,7 +177,10 @@ async fn read_lane(
         let records = log.read(at, next, PAGE).await?;
         let Some(last) = records.last() else { break };
         let read_to = last.offset.next();
-        for record in records.into_iter().filter(|record| record.offset < end && !is_again(&record.body) && !is_chat(&record.body)) {
+        for record in records
+            .into_iter()
+            .filter(|record| record.offset < end && !is_again(&record.body) && !is_chat(&record.body))
+        {
             let is_before = record.offset < committed;
             let Some((tenant, id)) = named(record) else {
                 unreadable += 1;

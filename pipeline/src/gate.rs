@@ -75,7 +75,9 @@ impl Gate {
         let pass = self.breaker.lock().admit(&self.rule, self.clock.mono());
         match pass {
             Some(pass) => self.timed(pass, call).await,
-            None => Err(PortError::Unavailable(format!("{} failed too often and is left alone for a moment", self.name))),
+            None => {
+                Err(PortError::Unavailable(format!("{} failed too often and is left alone for a moment", self.name)))
+            }
         }
     }
 
@@ -195,7 +197,10 @@ mod tests {
         }
         assert!(!gates.history.is_shut());
         for _ in 0..5 {
-            assert!(matches!(gates.history.call(std::future::pending::<PortResult<()>>()).await, Err(PortError::Unknown(_))));
+            assert!(matches!(
+                gates.history.call(std::future::pending::<PortResult<()>>()).await,
+                Err(PortError::Unknown(_))
+            ));
         }
         assert!(gates.history.is_shut());
         for _ in 0..5 {

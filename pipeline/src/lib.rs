@@ -35,9 +35,9 @@ mod shared;
 mod steady;
 mod sweep;
 mod tails;
+mod tenants;
 #[cfg(test)]
 mod testing;
-mod tenants;
 mod tiers;
 mod trace;
 mod unlocated;

@@ -34,7 +34,11 @@ impl Faults {
     /// From now on every call of a kind fails, or no longer.
     pub(crate) fn set_away(&self, call: &'static str, away: bool) {
         let mut calls = self.away.lock();
-        if away { calls.insert(call) } else { calls.remove(call) };
+        if away {
+            calls.insert(call)
+        } else {
+            calls.remove(call)
+        };
     }
 
     /// The next call without a fate of its own yet succeeds.

@@ -15,8 +15,9 @@ use schemas::{
 use timely::scheduling::Activator;
 
 use crate::{
-    conversations::Threads, credit::Credits, functions::Function, gate::Gates, gauges::Counters, handed::Handed, operators::dedupe::Window,
-    ownership::Ownership, progress::Progress, rim::Rim, tails::Tails, tenants::Kind, unlocated::Unlocated,
+    conversations::Threads, credit::Credits, functions::Function, gate::Gates, gauges::Counters, handed::Handed,
+    operators::dedupe::Window, ownership::Ownership, progress::Progress, rim::Rim, tails::Tails, tenants::Kind,
+    unlocated::Unlocated,
 };
 
 /// The ports the flow acts through.

@@ -244,7 +244,9 @@ impl Sweep {
         }
         metrics::counter!("esh3ar_messages_expired_total").increment(facts.len() as u64);
         let SweepParts { log, gates, stop, .. } = &self.parts;
-        append(&gates.log, log.as_ref(), stop, |_| true, record::facts(facts)).await.map_err(|_| unavailable("stopping"))
+        append(&gates.log, log.as_ref(), stop, |_| true, record::facts(facts))
+            .await
+            .map_err(|_| unavailable("stopping"))
     }
 
     async fn forget(&self) -> PortResult<()> {

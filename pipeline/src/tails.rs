@@ -209,9 +209,14 @@ mod tests {
         assert!(tails.pin(&inbox(1), Epoch(3)), "an answer to the earlier takeover tells nothing");
         let theirs = Tail { position: Position { epoch: Epoch(2), n: 7 }, one_way: 7 };
         tails.learn(&inbox(1), Epoch(3), theirs, Timestamp(1_000));
-        assert!(!tails.reaches(&inbox(1), Epoch(3), Position { epoch: Epoch(2), n: 8 }), "written after the end was read");
+        assert!(
+            !tails.reaches(&inbox(1), Epoch(3), Position { epoch: Epoch(2), n: 8 }),
+            "written after the end was read"
+        );
         assert!(tails.reaches(&inbox(1), Epoch(3), Position { epoch: Epoch(2), n: 7 }));
-        assert!(tails.doubts(&inbox(1), Epoch(3), Timestamp(900)) && !tails.doubts(&inbox(1), Epoch(3), Timestamp(62_000)));
+        assert!(
+            tails.doubts(&inbox(1), Epoch(3), Timestamp(900)) && !tails.doubts(&inbox(1), Epoch(3), Timestamp(62_000))
+        );
         assert_eq!(tails.give(&inbox(1), Epoch(3), true, 2).position, Position { epoch: Epoch(3), n: 8 });
     }
 }

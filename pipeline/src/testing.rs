@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use schemas::{
-    Clock, Content, ContentType, Epoch, Inbox, Kind, Lane, Limits, Message, MessageId, Partition, Position, Priority, Sender, Tenant,
-    Timestamp, UserId, json::Json, limits::SinkLimits, record::Again, tier::Attempt, time::ManualClock,
+    Clock, Content, ContentType, Epoch, Inbox, Kind, Lane, Limits, Message, MessageId, Partition, Position, Priority,
+    Sender, Tenant, Timestamp, UserId, json::Json, limits::SinkLimits, record::Again, tier::Attempt, time::ManualClock,
 };
 
 use crate::{
@@ -60,7 +60,10 @@ pub(crate) fn owning(epoch: u32) -> Arc<Ownership> {
 /// Gates that stand open.
 pub(crate) fn gates() -> Arc<Gates> {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(0)));
-    let limits = Limits { sink: SinkLimits { breaker_failures: u32::MAX, breaker_calls: u32::MAX, ..SinkLimits::default() }, ..Limits::default() };
+    let limits = Limits {
+        sink: SinkLimits { breaker_failures: u32::MAX, breaker_calls: u32::MAX, ..SinkLimits::default() },
+        ..Limits::default()
+    };
     Arc::new(Gates::new(&limits, &clock))
 }
 

@@ -76,7 +76,8 @@ async fn offer(shared: &Shared) {
     let kit = &shared.kit;
     tokio::time::sleep(EVERY).await;
     loop {
-        let page = shared.unlocated.take(kit.limits.flow.batch, |partition, epoch| kit.ownership.holds(partition, epoch));
+        let page =
+            shared.unlocated.take(kit.limits.flow.batch, |partition, epoch| kit.ownership.holds(partition, epoch));
         if page.is_empty() {
             tell(shared);
             shared.unlocated.asking.set(false);
@@ -90,8 +91,12 @@ async fn offer(shared: &Shared) {
         };
         let now = kit.clock.mono();
         let found = page.into_iter().zip(places).map(|((hint, _), places)| Routed { hint, nodes: nodes(&places) });
-        let sends: Vec<_> =
-            found.filter(|routed| !routed.nodes.is_empty() && kit.handed.hand(routed.hint.message.id, routed.hint.message.accepted_at, now)).collect();
+        let sends: Vec<_> = found
+            .filter(|routed| {
+                !routed.nodes.is_empty()
+                    && kit.handed.hand(routed.hint.message.id, routed.hint.message.accepted_at, now)
+            })
+            .collect();
         if sends.is_empty() {
             continue;
         }

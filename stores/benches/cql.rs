@@ -15,7 +15,9 @@
 //! | `keyed` | the same, ids of keys | | |
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::disallowed_methods)]
 
+#[path = "cql/adapter.rs"]
 mod adapter;
+#[path = "cql/shapes.rs"]
 mod shapes;
 
 use std::{

@@ -24,15 +24,15 @@ pub async fn topics(
 ) -> Result<Said, OpenError> {
     #[cfg(feature = "kafka")]
     {
-        use crate::log::kafka::{ingress, topics};
+        use crate::log::kafka::{tenants as own, topics};
         let mut said = Said::default();
         if create {
             let mut made = topics::create(address, limits).await?;
-            made.extend(ingress::create(address, limits, tenants).await?);
+            made.extend(own::create(address, limits, tenants).await?);
             said.fine.extend(made.into_iter().map(|name| format!("made the topic {name}")));
         }
         said.wrong.extend(topics::check(address, limits).await?.iter().map(ToString::to_string));
-        let missing = ingress::missing(address, limits, tenants).await?;
+        let missing = own::missing(address, limits, tenants).await?;
         let mend =
             |name: String| format!("the topic {name} is missing; make it with `esh3ar topics create --ingress TENANT`");
         said.wrong.extend(missing.into_iter().map(mend));

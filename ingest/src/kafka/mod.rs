@@ -112,7 +112,8 @@ impl Run {
         loop {
             self.commit(false).await;
             let now = self.now();
-            let due: Vec<Name> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(n, _)| n.clone()).collect();
+            let due: Vec<Name> =
+                self.held.iter().filter(|(_, held)| held.until <= now).map(|(n, _)| n.clone()).collect();
             if !due.is_empty() {
                 self.try_again(due).await;
                 continue;

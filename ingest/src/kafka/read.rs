@@ -31,9 +31,9 @@ pub(super) fn whose(topic: &str) -> Result<Whose, Problem> {
         return Ok(Whose::Shared);
     }
     let tenant = topic.strip_prefix(OWN).unwrap_or_default();
-    Tenant::parse(tenant).map(Whose::Own).map_err(|why| {
-        Problem::new(Code::Forbidden, format!("the topic {topic} names no tenant: {why}")).at("topic")
-    })
+    Tenant::parse(tenant)
+        .map(Whose::Own)
+        .map_err(|why| Problem::new(Code::Forbidden, format!("the topic {topic} names no tenant: {why}")).at("topic"))
 }
 
 /// What a record asks for.
@@ -102,7 +102,9 @@ pub(super) fn read(raw: &Raw, max: usize) -> Result<Asked, Problem> {
 
 /// JSON, said or not said.
 fn is_json(essence: &str) -> bool {
-    essence.is_empty() || essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    essence.is_empty()
+        || essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 /// An event is named by its source and id: a key beside them would be a second name.

@@ -69,7 +69,8 @@ impl Limiter for Buckets {
     async fn look(&self, quotas: &[Quota]) -> Vec<Standing> {
         let (held, now) = (self.held.lock(), self.now());
         let bucket = |quota: &Quota| held.get(&quota.key).copied().unwrap_or_default();
-        let look = |q: &Quota| Standing { remaining: bucket(q).remaining(q, now), wait_ms: bucket(q).wait_ms(q, 1, now) };
+        let look =
+            |q: &Quota| Standing { remaining: bucket(q).remaining(q, now), wait_ms: bucket(q).wait_ms(q, 1, now) };
         quotas.iter().map(look).collect()
     }
 }

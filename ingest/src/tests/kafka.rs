@@ -151,7 +151,11 @@ async fn what_businesses_produce_goes_the_way_of_http() {
     let port = Port::new(open_limits());
     let keyed = r#"{"to":"+962790000001","content":"by key","key":"k"}"#;
     port.produce("ingress.acme", &[], keyed);
-    port.produce("ingress.acme", &[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")], &draft(1));
+    port.produce(
+        "ingress.acme",
+        &[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")],
+        &draft(1),
+    );
     let event = [("ce_specversion", "1.0"), ("ce_id", "42"), ("ce_source", "/shop"), ("ce_type", "t")];
     port.produce("ingress.acme", &event, &draft(2));
     port.until("three are committed", |port| port.committed("ingress.acme") == 3).await;
@@ -220,9 +224,12 @@ async fn a_tenant_over_its_quota_waits_alone_and_loses_no_order() {
     }
     port.produce("ingress.zain", &[], &draft(1));
     port.until("the other tenant is served", |port| port.committed("ingress.zain") == 1).await;
-    assert!(port.committed("ingress.acme") < 35 && port.topics.state.lock().pauses.contains(&"ingress.acme".to_owned()));
+    assert!(
+        port.committed("ingress.acme") < 35 && port.topics.state.lock().pauses.contains(&"ingress.acme".to_owned())
+    );
     port.until("all are accepted in time", |port| port.committed("ingress.acme") == 35).await;
-    let said: Vec<_> = port.house.log.messages().iter().filter(|m| *m.tenant() == acme()).map(|m| m.content.body.clone()).collect();
+    let said: Vec<_> =
+        port.house.log.messages().iter().filter(|m| *m.tenant() == acme()).map(|m| m.content.body.clone()).collect();
     assert_eq!(said, (0..35).map(|n| n.to_string()).collect::<Vec<_>>());
     assert!(port.rejected().is_empty());
     assert!(!port.topics.state.lock().pauses.contains(&"ingress.zain".to_owned()));

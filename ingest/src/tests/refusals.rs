@@ -268,3 +268,18 @@ fn headers_are_read_as_their_standards_say() {
         assert_eq!(traceparent(&headers("traceparent", bad)), None, "{bad}");
     }
 }
+
+/// R6.5: what is known to be away is not waited for.
+#[tokio::test]
+async fn a_log_that_is_known_to_be_away_is_refused_at_once() {
+    let house = House::new(open_limits());
+    house.door.log_is_away(true);
+    let answer = house.send(&draft(1)).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.slug().as_str(), answer.header("retry-after")),
+        (503, "unavailable", "1")
+    );
+    assert!(house.log.messages().is_empty());
+    house.door.log_is_away(false);
+    assert_eq!(house.send(&draft(1)).await.status, 202);
+}

@@ -25,8 +25,8 @@ use schemas::{Clock, Phone, limits::StoreLimits};
 use stores::Stores;
 
 pub use bare::serve as serve_bare;
-pub use measure::{Curve, Figure, Series};
 pub(crate) use measure::resident;
+pub use measure::{Curve, Figure, Series};
 pub use page::write as write_page;
 pub use report::{Closing, Report};
 

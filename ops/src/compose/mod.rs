@@ -153,6 +153,7 @@ pub async fn start(role: Role, config: Config, metrics: PrometheusHandle) -> Res
         draining,
         clock: clock.clone(),
         skew_ms: config.stores.skew_ms,
+        door: door.clone(),
     })
     .await;
     let gauges = gauges::Parts {

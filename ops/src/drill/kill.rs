@@ -128,7 +128,8 @@ pub async fn run(drill: &KillDrill, clock: Arc<dyn Clock>, progress: impl Fn(u32
     let mut victim = Victim { launch, server };
     let url = format!("http://{}", victim.server.listen);
     let token = |tenant: &str, who| victim.server.token(tenant, who, clock.wall()).map_err(anyhow::Error::msg);
-    let world = Arc::new(account::people(drill.users, Doors { url: url.clone(), sockets: url }, 1, token, clock.clone())?);
+    let world =
+        Arc::new(account::people(drill.users, Doors { url: url.clone(), sockets: url }, 1, token, clock.clone())?);
     let mut tasks = account::everybody(&world);
 
     let mut report = Report { balanced: true, ..Report::default() };
@@ -147,7 +148,8 @@ pub async fn run(drill: &KillDrill, clock: Arc<dyn Clock>, progress: impl Fn(u32
         (report.kills, report.starts_with_two) = (round, report.starts_with_two + instances - 1);
         progress(round);
         if round % EVERY == 0 || round == drill.rounds {
-            asked = account::check(&world, &Asked::new(&victim.server, &*clock)?, drill.settle_ms, asked, &mut report).await?;
+            asked = account::check(&world, &Asked::new(&victim.server, &*clock)?, drill.settle_ms, asked, &mut report)
+                .await?;
             if !report.is_clean() {
                 break;
             }
@@ -157,4 +159,3 @@ pub async fn run(drill: &KillDrill, clock: Arc<dyn Clock>, progress: impl Fn(u32
     tasks.shutdown().await;
     Ok(report)
 }
-

@@ -121,8 +121,7 @@ impl Group {
         let state = self.state.lock();
         let open = state.records.iter().filter(|(at, _)| at.topic != Topic::Outcomes && at.topic != Topic::Dead);
         let open = open.filter(|(at, records)| state.committed.get(at).map_or(0, |c| c.0) < records.len() as u64);
-        let open: Vec<_> =
-            open.map(|(at, r)| format!("{at}: {:?} of {}", state.committed.get(at), r.len())).collect();
+        let open: Vec<_> = open.map(|(at, r)| format!("{at}: {:?} of {}", state.committed.get(at), r.len())).collect();
         format!("{open:?} owners {:?} members {:?}", state.owners, state.members)
     }
 }
@@ -212,8 +211,15 @@ impl Reader {
             if self.paused.contains(&at) {
                 continue;
             }
-            let records: Vec<_> =
-                state.records.get(&at).into_iter().flatten().skip(next.0 as usize).take(max.records.min(5)).cloned().collect();
+            let records: Vec<_> = state
+                .records
+                .get(&at)
+                .into_iter()
+                .flatten()
+                .skip(next.0 as usize)
+                .take(max.records.min(5))
+                .cloned()
+                .collect();
             if let Some(last) = records.last() {
                 self.next.insert(at, last.offset.next());
                 self.turn += 1;
@@ -265,8 +271,14 @@ impl Consumer for Reader {
             if *next < before {
                 state.wrong.push(format!("{at} goes back from {before} to {next}"));
             }
-            let passed: Vec<_> =
-                state.records.get(at).into_iter().flatten().filter(|r| r.offset >= before && r.offset < *next).cloned().collect();
+            let passed: Vec<_> = state
+                .records
+                .get(at)
+                .into_iter()
+                .flatten()
+                .filter(|r| r.offset >= before && r.offset < *next)
+                .cloned()
+                .collect();
             for record in passed.iter().filter(|record| matches!(record.at.topic, Topic::Lane(_))) {
                 if let Ok(LaneRecord::Accepted(message)) = codec::decode(&record.body)
                     && !self.group.store.has(message.id)

@@ -1,5 +1,9 @@
 //! A history that two processes write to: with takeovers, and late owners that are refused, or left aside where it is told to
 //! be a store that cannot know in time. An inbox is a chain; where it forks the newest owner's entry stands.
+//!
+//! Left aside, a late entry must be so from the moment in which the newer owner has read where it goes on from, also where it
+//! has not written there yet: it relies on what it read. So reading an end pins it, for the takeover of who reads; without
+//! that, three owners of which two are late lose messages.
 
 use std::{
     collections::BTreeMap,
@@ -13,8 +17,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use schemas::{
     BroadcastId, Cursor, DeviceId, Epoch, Fact, Inbox, MessageId, Partition, Phone, Position, State, Timestamp, UserId,
-    fact::Past,
-    port::*,
+    fact::Past, port::*,
 };
 
 use super::Ice;
@@ -24,6 +27,8 @@ use crate::memory::MemoryHistory;
 struct Kept {
     epochs: BTreeMap<Partition, Epoch>,
     inboxes: BTreeMap<Inbox, BTreeMap<Position, Entry>>,
+    /// Where the owner of each epoch goes on from, in inboxes that it has read.
+    pins: BTreeMap<Inbox, BTreeMap<Epoch, Position>>,
     due: Vec<Due>,
     states: BTreeMap<MessageId, State>,
 }
@@ -33,8 +38,21 @@ impl Kept {
     fn chain(&self, inbox: &Inbox) -> Vec<&Entry> {
         let Some(entries) = self.inboxes.get(inbox) else { return Vec::new() };
         let (mut chain, mut at) = (Vec::<&Entry>::new(), Position::START);
+        let newest = self.pins.get(inbox).and_then(|pins| pins.last_key_value());
+        if let Some((_, base)) = newest {
+            let mut back = entries.get(base);
+            while let Some(entry) = back {
+                chain.push(entry);
+                back = entries.get(&entry.prev);
+            }
+            chain.reverse();
+            at = *base;
+        }
+        let epoch = newest.map(|(epoch, _)| *epoch);
+        let follows =
+            |entry: &Entry, at: Position| entry.prev == at && epoch.is_none_or(|epoch| entry.position.epoch == epoch);
         // Of several that follow the same entry the newest owner's stands.
-        while let Some(next) = entries.values().filter(|entry| entry.prev == at).max_by_key(|entry| entry.position) {
+        while let Some(next) = entries.values().filter(|e| follows(e, at)).max_by_key(|entry| entry.position) {
             chain.push(next);
             at = next.position;
         }
@@ -54,6 +72,8 @@ pub(super) struct Store {
     rest: Arc<MemoryHistory>,
     talks: Arc<Talks>,
     ice: Ice,
+    /// What this process took over last.
+    mine: Arc<Mutex<BTreeMap<Partition, Epoch>>>,
     strict: bool,
     /// Every so many writes fail; 0: none.
     faults: usize,
@@ -62,12 +82,12 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(strict: bool, faults: usize) -> Self {
-        let (kept, rest, talks, writes) = Default::default();
-        Self { kept, rest, talks, ice: Ice::new(), strict, faults, writes }
+        let (kept, rest, talks, mine, writes) = Default::default();
+        Self { kept, rest, talks, mine, ice: Ice::new(), strict, faults, writes }
     }
 
     pub(super) fn of(&self, ice: Ice) -> Self {
-        Self { ice, ..self.clone() }
+        Self { ice, mine: Arc::default(), ..self.clone() }
     }
 
     pub(super) fn has(&self, id: MessageId) -> bool {
@@ -93,6 +113,7 @@ impl Inboxes for Store {
         let mut raise = |p: &Partition| {
             let epoch = kept.epochs.entry(*p).or_default();
             epoch.0 += 1;
+            self.mine.lock().insert(*p, *epoch);
             *epoch
         };
         Ok(partitions.iter().map(&mut raise).collect())
@@ -100,8 +121,19 @@ impl Inboxes for Store {
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
         self.ice.thawed().await;
         let tails = {
-            let kept = self.kept.lock();
-            let tail = |inbox| kept.chain(inbox).last().map_or(Tail::default(), |e| Tail { position: e.position, one_way: e.one_way });
+            let mut kept = self.kept.lock();
+            for inbox in inboxes.iter().filter(|_| !self.strict) {
+                let end = kept.chain(inbox).last().map_or(Position::START, |entry| entry.position);
+                let epoch = self.mine.lock().get(&inbox.partition).copied().unwrap_or_default();
+                let pins = kept.pins.entry(inbox.clone()).or_default();
+                // Who reads late reads what the newer one has.
+                if pins.keys().all(|newer| *newer < epoch) {
+                    pins.insert(epoch, end);
+                }
+            }
+            let tail = |inbox| {
+                kept.chain(inbox).last().map_or(Tail::default(), |e| Tail { position: e.position, one_way: e.one_way })
+            };
             inboxes.iter().map(tail).collect()
         };
         self.ice.thawed().await;
@@ -113,7 +145,9 @@ impl Inboxes for Store {
             let kept = self.kept.lock();
             let one = |id: &MessageId| {
                 let at = |e: &Entry| Known { fingerprint: e.message.fingerprint, position: Some(e.position) };
-                let due = || kept.due.iter().find(|due| due.id == *id).map(|_| Known { fingerprint: [0; 16], position: None });
+                let due = || {
+                    kept.due.iter().find(|due| due.id == *id).map(|_| Known { fingerprint: [0; 16], position: None })
+                };
                 kept.find(*id).map(at).or_else(due)
             };
             ids.iter().map(one).collect()
@@ -131,7 +165,9 @@ impl Inboxes for Store {
         {
             let mut kept = self.kept.lock();
             let of = entries.iter().map(|entry| (entry.inbox.partition, entry.position.epoch));
-            let late = of.chain(schedule.epochs.iter().copied()).any(|(p, epoch)| kept.epochs.get(&p).is_some_and(|last| epoch < *last));
+            let late = of
+                .chain(schedule.epochs.iter().copied())
+                .any(|(p, epoch)| kept.epochs.get(&p).is_some_and(|last| epoch < *last));
             if late && self.strict {
                 return Err(PortError::Fenced("overtaken".into()));
             }
@@ -140,10 +176,10 @@ impl Inboxes for Store {
             }
             if !late {
                 kept.due.retain(|due| !schedule.done.contains(due));
-                for due in &schedule.add {
-                    if !kept.due.contains(due) {
-                        kept.due.push(due.clone());
-                    }
+            }
+            for due in &schedule.add {
+                if !kept.due.contains(due) && kept.find(due.id).is_none() {
+                    kept.due.push(due.clone());
                 }
             }
         }
@@ -171,14 +207,22 @@ impl Inboxes for Store {
             let entry = kept.find(*id).map(|e| placed(&e.message, e.inbox.clone(), Some(e.position), e.prev));
             entry.or_else(|| {
                 kept.due.iter().filter(|due| due.id == *id).find_map(|due| match &due.kind {
-                    DueKind::Send(message) => Some(placed(message, message.inbox(super::PARTITIONS), None, Position::START)),
+                    DueKind::Send(message) => {
+                        Some(placed(message, message.inbox(super::PARTITIONS), None, Position::START))
+                    }
                     DueKind::Expire { .. } => None,
                 })
             })
         };
         Ok(ids.iter().map(one).collect())
     }
-    async fn one_way(&self, _: &Inbox, _: Order, _: Option<Position>, _: usize) -> PortResult<Page<(Entry, State), Position>> {
+    async fn one_way(
+        &self,
+        _: &Inbox,
+        _: Order,
+        _: Option<Position>,
+        _: usize,
+    ) -> PortResult<Page<(Entry, State), Position>> {
         Ok(Page { rows: Vec::new(), next: None })
     }
     async fn unread(&self, _: &Inbox) -> PortResult<Unread> {

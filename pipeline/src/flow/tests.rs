@@ -357,7 +357,8 @@ fn what_expired_is_recorded_and_failed_and_never_sent() {
         bench.feed(1, vec![fresh(late.clone()), fresh(message(11))]);
         bench.finish(worker);
         assert_eq!(bench.history.written.lock().len(), 2);
-        let ends: Vec<_> = bench.history.written.lock().iter().map(|(e, _)| e.end.as_ref().map(|end| end.what)).collect();
+        let ends: Vec<_> =
+            bench.history.written.lock().iter().map(|(e, _)| e.end.as_ref().map(|end| end.what)).collect();
         assert_eq!(ends, [Some(What::Failed(Reason::Expired)), None], "its end is recorded with it");
         let facts = bench.log.facts();
         assert_eq!((facts[0].id, facts[0].what), (late.id, What::Failed(Reason::Expired)));

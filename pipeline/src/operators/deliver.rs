@@ -63,8 +63,7 @@ async fn hand_over(shared: &Shared, lane: Lane, sends: Vec<Routed>, effects: &mu
     }
     let kit = &shared.kit;
     let begun = kit.clock.mono();
-    let tried: Vec<_> =
-        sends.iter().map(|routed| (!is_own(&routed.hint)).then(|| Tried::of(&routed.hint))).collect();
+    let tried: Vec<_> = sends.iter().map(|routed| (!is_own(&routed.hint)).then(|| Tried::of(&routed.hint))).collect();
     let within = Duration::from_millis(kit.limits.flow.deliver_ms + GRACE_MS);
     let delivery = AssertUnwindSafe(kit.ports.dispatch.deliver(sends)).catch_unwind();
     let outcomes = match tokio::time::timeout(within, delivery).await {

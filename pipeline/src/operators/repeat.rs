@@ -110,9 +110,10 @@ pub(crate) async fn until_appended(kit: &Kit, mut records: Vec<Append>, owners: 
                 Ok(_) => {}
                 Err(why @ PortError::Rejected(_)) => tracing::error!(at = %record.at, %why, "a record was refused"),
                 Err(why @ PortError::Fenced(_)) => {
-                    owners.each().filter(|(partition, _)| *partition == record.at.partition).for_each(
-                        |(partition, epoch)| kit.ownership.lost(partition, epoch, &why),
-                    );
+                    owners
+                        .each()
+                        .filter(|(partition, _)| *partition == record.at.partition)
+                        .for_each(|(partition, epoch)| kit.ownership.lost(partition, epoch, &why));
                 }
                 Err(why) => {
                     if left.is_empty() {

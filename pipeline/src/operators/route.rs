@@ -26,8 +26,7 @@ use crate::{
     ownership::Owners,
     shared::Shared,
     tenants::Kind,
-    trace,
-    unlocated,
+    trace, unlocated,
 };
 
 /// Where a batch goes.

@@ -153,8 +153,11 @@ impl Placing<'_> {
         let mark = self.mark(command, &row, original.as_ref());
         let before = row.clone();
         let act = command.command.act(original.as_ref(), mark);
+        let reads = matches!(command.command, Command::Read { .. });
         let change = match row.apply(&command.by, &act, self.chat, here.epoch, self.now) {
             Ok(change) => change,
+            // It was permitted when it came first, and what followed may not have been told.
+            Err(_) if reads && asked.replay => return self.tell_untold(&row, here, plan),
             Err(refused) => {
                 plan.steps.push(self.refused(command, here, &refused));
                 return;
@@ -184,8 +187,10 @@ impl Placing<'_> {
                 self.turn(row.clone(), message, of, copies, here, plan);
             }
         }
-        if let Command::Read { .. } = command.command {
-            self.tell_read(command, &row, &change, asked.replay, here, plan);
+        if reads && asked.replay {
+            self.tell_untold(&row, here, plan);
+        } else if let Change::Marked { side, after, to, seq } = change {
+            self.tell_read(&row, side, (after, to, seq), here, plan);
         }
     }
 
@@ -210,23 +215,25 @@ impl Placing<'_> {
         (ChatCommand::mark(side, row.half(side), row.last_seq, seq, counts), seq)
     }
 
-    /// The other side is told what was read; of what comes again after a crash, all that it was not told yet.
+    /// After a crash the other side of each is told all that it was not told yet.
+    fn tell_untold(&self, row: &Conversation, here: Here, plan: &mut Plan) {
+        for side in Side::BOTH {
+            let half = row.half(side);
+            if half.told < half.read {
+                self.tell_read(row, side, (half.told, half.read, half.read_seq), here, plan);
+            }
+        }
+    }
+
+    /// The other side is told what was read, and so are the reader's own other devices.
     fn tell_read(
         &self,
-        command: &ChatCommand,
         row: &Conversation,
-        change: &Change,
-        replay: bool,
+        side: Side,
+        (after, to, seq): (u64, u64, u64),
         here: Here,
         plan: &mut Plan,
     ) {
-        let Some(side) = command.side() else { return };
-        let half = row.half(side);
-        let (after, to, seq) = match change {
-            _ if replay && half.told < half.read => (half.told, half.read, half.read_seq),
-            Change::Marked { after, to, seq, .. } => (*after, *to, *seq),
-            _ => return,
-        };
         let (conversation, Here { partition, epoch }) = (row.id, here);
         let marked = Marked { conversation, partition, epoch, side, after, to, seq };
         plan.steps.push(Step::Marked(Box::new(marked)));

@@ -346,7 +346,10 @@ async fn a_cancel_is_granted_while_nobody_has_it() {
         bench.say(vec![bench.fact(&message, 0, 0, What::CancelAsked)]).await;
         assert_eq!(bench.whats(message.id).contains(&cancelled), *granted, "{case}");
         if *granted {
-            assert!(!bench.handed.hand(message.id, message.accepted_at, bench.clock.mono()), "{case}: it must not go out any more");
+            assert!(
+                !bench.handed.hand(message.id, message.accepted_at, bench.clock.mono()),
+                "{case}: it must not go out any more"
+            );
             assert!(bench.history.state(message.id).is_withdrawn());
         }
         if *handed {

@@ -8,8 +8,8 @@ use std::{
 
 use metrics::Histogram;
 use schemas::{
-    Clock, DeviceId, Epoch, Fact, Limits, MessageId, Millis, Offset, Partition, Reason, Sender, State, Status, Timestamp,
-    UserId, What, codec,
+    Clock, DeviceId, Epoch, Fact, Limits, MessageId, Millis, Offset, Partition, Reason, Sender, State, Status,
+    Timestamp, UserId, What, codec,
     limits::PAGE_MAX,
     port::{Append, Dead, Dispatch, History, Log, PortError, Record, Settled},
     record,

@@ -311,7 +311,7 @@ mod tests {
             business: "sara".parse().unwrap(),
             mobile: Phone::from_stored("+962790000001").unwrap(),
         };
-        let (by, fingerprint) = ("business:sara".parse().unwrap(), [1; 16]);
+        let (by, fingerprint): (Sender, _) = ("business:sara".parse().unwrap(), [1; 16]);
         let id = pair.name(&by, "k");
         ChatCommand { id, pair, by, command, accepted_at: Timestamp(1), client_ref: None, trace: None, fingerprint }
     }

@@ -200,7 +200,15 @@ impl Engine {
 
     /// The same for a name made while running.
     pub(crate) fn keyspace_named(&self, name: &str, kind: Shape) -> Result<fjall::Keyspace, OpenError> {
-        self.0.db.keyspace(name, || kind.options()).map_err(OpenError::engine(self.path()))
+        let new = !self.0.db.keyspace_exists(name);
+        let keyspace = self.0.db.keyspace(name, || kind.options()).map_err(OpenError::engine(self.path()))?;
+        if new {
+            // fjall syncs this folder before it makes the new one in it: without this a power cut may take the name.
+            let folder = self.0.folder.store().join("keyspaces");
+            let synced = std::fs::File::open(&folder).and_then(|folder| folder.sync_all());
+            synced.map_err(OpenError::io("syncing", folder))?;
+        }
+        Ok(keyspace)
     }
 
     /// A view of all keyspaces at one moment.

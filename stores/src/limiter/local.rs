@@ -135,8 +135,7 @@ mod tests {
 
     #[test]
     fn holders_are_bounded_and_those_who_took_most_are_remembered() {
-        let clock = Arc::new(ManualClock::at(Timestamp(0)));
-        let limiter = LocalLimiter::new(clock.clone(), SHARDS * 4);
+        let limiter = LocalLimiter::new(Arc::new(ManualClock::at(Timestamp(0))), SHARDS * 4);
         let greedy = quota("greedy", 100, 60_000);
         assert_eq!(limiter.take_now(std::slice::from_ref(&greedy), 100).count, 100);
         for n in 0..10_000 {

@@ -84,13 +84,13 @@ struct Need {
 impl RedisLimiter {
     /// Needs a runtime: leases are asked for by a task of its own.
     pub fn new(redis: Redis) -> Arc<Self> {
-        let limits = redis.limits();
+        let limits = redis.limits().clone();
         let shared = Arc::new(Shared {
             leases: Mutex::new(Leases::new(limits.lease_ms, limits.holders)),
             alone: LocalLimiter::new(redis.clock().clone(), limits.holders),
             doors: AtomicU32::new(1),
             lease: Script::new(LEASE),
-            redis: redis.clone(),
+            redis,
         });
         let (needs, asked) = mpsc::channel(CALLERS);
         tokio::spawn(lend(shared.clone(), asked));

@@ -24,7 +24,9 @@ pub(crate) mod member;
 pub(crate) mod owned;
 pub(crate) mod produce;
 pub(crate) mod read;
+pub(crate) mod rejected;
 pub(crate) mod settings;
+pub(crate) mod tenants;
 pub(crate) mod told;
 pub mod topics;
 

@@ -32,11 +32,11 @@ fn a_folder_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn the_address_of_a_store_that_is_not_built_in_is_refused() {
+fn the_address_of_a_server_is_no_data_folder_and_is_told_where_it_belongs() {
     let output =
         std::process::Command::new(binary()).args(["up", "--data", "kafka://localhost:9092"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no kafka adapter"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`stores.log`"), "{output:?}");
 }
 
 #[test]

@@ -121,7 +121,8 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
     let _warm_up = watch.take();
-    let (before, wrote, items, at) = (cpu(&parts)?, traffic(&cluster).await, watch.counts().items, stage.clock.micros());
+    let (before, wrote, items, at) =
+        (cpu(&parts)?, traffic(&cluster).await, watch.counts().items, stage.clock.micros());
     let (mut per_second, mut last) = (Vec::new(), items);
     for _ in 0..stage.bench.seconds {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -136,7 +137,12 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     while let Some(ended) = senders.join_next().await {
         ended??;
     }
-    report.add(Figure::new(NAME, format!("messages a second, one process of each role, {users} users"), items / seconds, "/s"));
+    report.add(Figure::new(
+        NAME,
+        format!("messages a second, one process of each role, {users} users"),
+        items / seconds,
+        "/s",
+    ));
     let spent: Vec<f64> = before.iter().zip(&after).map(|(before, after)| (after - before) / items).collect();
     let ours: f64 = parts.iter().zip(&spent).filter(|(part, _)| part.ours).map(|(_, spent)| spent).sum();
     report.add(Figure::new(NAME, "our CPU per delivered message at full speed", ours, "µs").targets(250.0, 120.0));

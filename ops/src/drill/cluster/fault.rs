@@ -89,9 +89,10 @@ impl FromStr for Class {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let known = || Self::ALL.map(Self::word).join(", ");
-        Self::ALL.into_iter().find(|class| class.word() == text).ok_or_else(|| {
-            format!("no fault is called {text}; there are {}", known())
-        })
+        Self::ALL
+            .into_iter()
+            .find(|class| class.word() == text)
+            .ok_or_else(|| format!("no fault is called {text}; there are {}", known()))
     }
 }
 

@@ -115,7 +115,7 @@ mod tests {
             reason: Some(Reason::NoAck),
             client_ref: Some(Ref::parse("mine").unwrap()),
             metadata: Some(Json::parse(r#"{"a":1}"#).unwrap()),
-            ..bare.clone()
+            ..bare
         };
         for change in [bare, full] {
             let frame = Frame { from: Uuid::nil(), parts: vec![Part::notes(vec![(user.clone(), change.clone())])] };

@@ -31,6 +31,8 @@ const BY_ID: u64 = 4;
 const DAYS: &str = "dead";
 /// Rows looked at for one page of a filtered list: past that the page ends early and says where the next goes on.
 const LOOKED: usize = 10_000;
+/// Letters removed at once.
+const STEP_GONE: usize = 100;
 /// Rows of one shard read at once, at least.
 const STEP: usize = 16;
 
@@ -188,36 +190,46 @@ impl Shared {
         Write::new(Pick::DeadGone, key)
     }
 
+    /// The oldest letters of a day before a time, of each shard so many.
+    async fn oldest(&self, day: i64, before: Timestamp, limit: usize) -> PortResult<Vec<Dead>> {
+        type Row = (i64, Vec<u8>, i32, Option<Vec<u8>>);
+        let most = i32::try_from(limit).unwrap_or(i32::MAX);
+        let asked = (0..(BY_TENANT * BY_ID) as i32)
+            .map(|shard| self.cql.rows::<Row>(Pick::DeadOldest, (day, shard, before.0, most)));
+        let rows = try_join_all(asked).await?.into_iter().flatten();
+        let letter = |row: Row| unblob::<Dead>(&row.3.unwrap_or_default()).map_err(|why| broken("dead", &why));
+        let mut letters = rows.map(letter).collect::<PortResult<Vec<Dead>>>()?;
+        letters.sort_by_key(|dead| (dead.at, dead.id, dead.round));
+        Ok(letters)
+    }
+
     async fn forgotten(&self, before: Timestamp, limit: usize) -> PortResult<usize> {
         let mut gone = 0;
         for day in self.buckets(DAYS).await?.into_iter().filter(|it| *it <= day(before)) {
-            let mut empty = true;
-            for shard in 0..(BY_TENANT * BY_ID) as i32 {
-                let mut lane =
-                    Lane { shard, rows: Default::default(), from: (before.0, [0; 16], i32::MIN), all: false };
-                while gone < limit {
-                    self.refill(day, &mut lane, limit - gone).await?;
-                    if lane.rows.is_empty() {
-                        break;
-                    }
-                    let mut rows = Vec::with_capacity(2 * lane.rows.len());
-                    for (_, dead) in lane.rows.drain(..) {
-                        let round = i32::from(dead.round);
-                        let (at, tenant, waits) = (dead.at.0, dead.inbox.user.tenant, dead.requeued_at.is_none());
-                        rows.push(self.letter_gone(dead.id, &Named { round, at, tenant, waits }));
-                        let name = vec![Blob(dead.id.0.as_bytes().to_vec()), Int(round)];
-                        rows.push(Write::new(Pick::DeadNameGone, name));
-                        self.counts.add(Counted::Dead, -i64::from(waits));
-                        gone += 1;
-                    }
-                    self.cql.send_all(rows).await?;
+            while gone < limit {
+                let step = (limit - gone).min(STEP_GONE);
+                let mut letters = self.oldest(day, before, step).await?;
+                letters.truncate(step);
+                let mut rows = Vec::with_capacity(2 * letters.len());
+                for dead in &letters {
+                    let (round, at, waits) = (i32::from(dead.round), dead.at.0, dead.requeued_at.is_none());
+                    let named = Named { round, at, tenant: dead.inbox.user.tenant.clone(), waits };
+                    rows.push(self.letter_gone(dead.id, &named));
+                    let name = vec![Blob(dead.id.0.as_bytes().to_vec()), Int(round)];
+                    rows.push(Write::new(Pick::DeadNameGone, name));
                 }
-                empty &= gone < limit;
+                self.cql.send_all(rows).await?;
+                gone += letters.len();
+                let waited = letters.iter().filter(|dead| dead.requeued_at.is_none()).count();
+                self.counts.add(Counted::Dead, -(waited as i64));
+                if letters.len() < step {
+                    break;
+                }
             }
             if gone >= limit {
                 break;
             }
-            if empty && (day + 1) * DAY_MS <= before.0 {
+            if (day + 1) * DAY_MS <= before.0 {
                 self.bucket_gone(DAYS, day).await?;
             }
         }

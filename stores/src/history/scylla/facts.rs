@@ -126,6 +126,11 @@ impl Shared {
             return Ok(Vec::new());
         }
         let merged = Merged::new(facts, self.known_of(facts).await?);
+        for fact in facts {
+            if !self.mine.lock().contains_key(&fact.inbox.partition) {
+                self.met(fact.inbox.partition, fact.position.epoch);
+            }
+        }
         let mut stamps = BTreeMap::new();
         for message in &merged.messages {
             if let std::collections::btree_map::Entry::Vacant(free) = stamps.entry(message.partition) {

@@ -17,22 +17,31 @@ pub(super) struct Fork {
     pub(super) prev: Epoch,
 }
 
-/// The forks that lead to the end of an inbox, newest first.
+/// The forks that lead to the end of an inbox, newest first; and the epochs of the others, which count no more.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Forks(Vec<Fork>);
+pub(super) struct Forks(Vec<Fork>, Vec<Epoch>);
 
 impl Forks {
     /// Of all forks that anybody wrote, those that count.
     pub(super) fn new(mut all: Vec<Fork>) -> Self {
         all.sort_unstable_by_key(|fork| std::cmp::Reverse(fork.epoch));
-        let (mut path, mut next) = (Vec::with_capacity(all.len()), None);
+        let (mut path, mut aside, mut next) = (Vec::with_capacity(all.len()), Vec::new(), None);
         for fork in all {
             if next.is_none_or(|epoch| fork.epoch == epoch) {
                 next = Some(fork.prev);
                 path.push(fork);
+            } else {
+                aside.push(fork.epoch);
             }
         }
-        Self(path)
+        Self(path, aside)
+    }
+
+    /// Epochs whose forks say nothing once another owner goes on after `end`: those that were passed over, and that of an owner
+    /// who wrote nothing.
+    pub(super) fn idle(&self, end: Position) -> Vec<Epoch> {
+        let empty = self.0.iter().take_while(|fork| fork.n > end.n).map(|fork| fork.epoch);
+        empty.chain(self.1.iter().copied()).collect()
     }
 
     /// Whether anybody ever wrote here.
@@ -55,11 +64,17 @@ impl Forks {
         self.epoch(at.n) == Some(at.epoch)
     }
 
-    /// The number that follows this place for a reader who has it; for one that has a place which is not in the inbox, that
-    /// from which the fork went on, so that nothing is skipped.
+    /// The number of the first entry after this place. For a reader whose place is not in the inbox that is where the fork
+    /// went on, so that nothing is skipped.
     pub(super) fn after(&self, from: Position) -> u64 {
         let later = self.0.iter().rev().find(|fork| fork.epoch > from.epoch).map_or(u64::MAX, |fork| fork.n);
-        from.n.saturating_add(1).min(later)
+        // An epoch before all that are known may have been in the inbox: its fork went with what retention removed.
+        let known = self.0.last().is_none_or(|first| from.epoch < first.epoch);
+        if known || self.0.iter().any(|fork| fork.epoch == from.epoch) {
+            from.n.saturating_add(1).min(later)
+        } else {
+            later
+        }
     }
 
     /// Epochs whose forks say nothing any more once everything up to `gone` was removed.
@@ -130,6 +145,23 @@ mod tests {
         let forks = Forks::new(vec![fork(4, 1, 0), fork(6, 101, 4), fork(5, 100, 4)]);
         assert!(forks.is_live(place(4, 100)) && !forks.is_live(place(5, 100)) && forks.is_live(place(6, 101)));
         assert_eq!(forks.after(place(5, 100)), 101);
+    }
+
+    #[test]
+    fn a_reader_at_a_dead_place_is_given_what_comes_after_it_in_the_order_of_places() {
+        let fork = |epoch, n, prev| Fork { epoch: Epoch(epoch), n, prev: Epoch(prev) };
+        let forks = Forks::new(vec![fork(1, 1, 0), fork(2, 2, 1), fork(3, 4, 1)]);
+        assert_eq!(forks.after(place(2, 2)), 4, "1.3 stands before 2.2");
+        assert_eq!((forks.after(place(1, 2)), forks.after(place(1, 9))), (3, 4));
+        assert_eq!(forks.after(place(3, 4)), 5);
+    }
+
+    #[test]
+    fn owners_who_wrote_nothing_leave_nothing() {
+        let fork = |epoch, n, prev| Fork { epoch: Epoch(epoch), n, prev: Epoch(prev) };
+        let forks = Forks::new(vec![fork(1, 1, 0), fork(2, 6, 1), fork(3, 6, 1)]);
+        assert_eq!(forks.idle(place(1, 5)), [Epoch(3), Epoch(2)]);
+        assert_eq!(forks.idle(place(3, 6)), [Epoch(2)]);
     }
 
     #[test]

@@ -9,14 +9,17 @@ use schemas::{
     port::{Due, Entry, Inboxes, Known, Order, Page, Placed, PortError, PortResult, Schedule, Span, Tail, Unread},
 };
 
+use scylla::value::CqlValue::{BigInt, Int, Text};
+
 use super::{
     ScyllaHistory,
     counts::Counted,
     keys,
     rows::{EntryHead, Place, unblob},
-    session::broken,
+    session::{Write, broken},
     shared::{Head, READS, Shared},
     statements::Pick,
+    writes,
 };
 
 /// How often a takeover is tried while others take the same partition over.
@@ -44,32 +47,39 @@ impl Shared {
     }
 
     async fn ends(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
-        let asked = inboxes.iter().map(keys::inbox).collect::<Vec<_>>().into_iter().map(|name| async move {
-            let head = self.head(&name).await?;
-            self.end(&name, &head).await
-        });
-        let ends: Vec<Tail> = stream::iter(asked).buffered(READS).try_collect().await?;
-        if self.mine.lock().is_empty() {
-            return Ok(ends);
-        }
-        let mut remembered = self.ends.lock();
-        for (inbox, end) in inboxes.iter().zip(&ends) {
-            remembered.put(inbox.clone(), end.position);
-        }
-        Ok(ends)
+        let owned = {
+            let mine = self.mine.lock();
+            inboxes.iter().any(|inbox| mine.contains_key(&inbox.partition))
+        };
+        let _alone = if owned { Some(self.sealing.lock().await) } else { None };
+        let asked = inboxes.to_vec().into_iter().map(|inbox| async move { self.sealed_end(&inbox).await });
+        stream::iter(asked).buffered(READS).try_collect().await
     }
 
-    /// Whether the owner, before its first entry in this inbox, was told of an earlier end: it goes on from there, and what a
-    /// late owner wrote since is not in the inbox.
-    fn is_passed(&self, inbox: &Inbox, at: Position, head: &Head) -> bool {
-        let Some(own) = self.mine.lock().get(&inbox.partition).copied() else { return false };
-        head.forks.newest() < own && self.ends.lock().get(inbox).is_some_and(|end| end.n < at.n)
+    /// The end of an inbox. To its owner it is told once a takeover, and sealed before: from then on the chain goes on from
+    /// here, and whatever older owners write afterwards is not in the inbox, also while the owner has written nothing yet. So
+    /// what was told to be there stays there, whoever comes next.
+    async fn sealed_end(&self, inbox: &Inbox) -> PortResult<Tail> {
+        let name = keys::inbox(inbox);
+        let head = self.head(&name).await?;
+        let end = self.end(&name, &head).await?;
+        let own = self.mine.lock().get(&inbox.partition).copied();
+        let Some(own) = own.filter(|own| head.forks.newest() < *own) else { return Ok(end) };
+        let (first, stamp) = (end.position.next(own), self.stamps.next(own));
+        let mut rows = vec![writes::fork_row(&name, first, end.position, stamp)];
+        for idle in head.forks.idle(end.position) {
+            let epoch = i32::try_from(idle.0).unwrap_or(i32::MAX);
+            rows.push(Write::new(Pick::ForkGone, vec![BigInt(stamp), Text(name.clone()), Int(epoch)]));
+        }
+        self.cql.send(rows).await?;
+        self.sealed.lock().put(inbox.clone(), first);
+        Ok(end)
     }
 
     /// The entry that an id's row names, if it stands: the row alone proves nothing, as both are written at once and an
     /// owner may have died in between.
     async fn entry_head(&self, inbox: &Inbox, at: Position, head: &Head) -> PortResult<Option<EntryHead>> {
-        if !head.has(at) || self.is_passed(inbox, at, head) {
+        if !head.has(at) {
             return Ok(None);
         }
         let (n, epoch) = keys::columns(at);
@@ -105,6 +115,19 @@ impl Shared {
         if places.is_empty() {
             return Ok(vec![None; ids.len()]);
         }
+        // What is told to be there must stay there: the ends of these inboxes are sealed first.
+        let mut older = HashSet::new();
+        {
+            let mine = self.mine.lock();
+            for (inbox, at) in places.values().filter_map(|place| place.inbox.as_ref().zip(place.position)) {
+                if mine.get(&inbox.partition).is_some_and(|own| at.epoch < *own) {
+                    older.insert(inbox.clone());
+                }
+            }
+        }
+        if !older.is_empty() {
+            self.ends(&older.into_iter().collect::<Vec<_>>()).await?;
+        }
         let heads = self.heads_of(&places).await?;
         {
             // Who asks is about to record them: facts that came before are to be merged with those that follow.
@@ -136,7 +159,7 @@ impl Shared {
             if at.n <= head.ledger.gone.n {
                 return Ok(None);
             }
-            if head.has(at) && !self.is_passed(inbox, at, head) {
+            if head.has(at) {
                 let (n, epoch) = keys::columns(at);
                 let values = (keys::inbox(inbox), keys::bucket(at.n), n, epoch);
                 let row = self.cql.rows::<Row>(Pick::EntryAt, values).await?.into_iter().next();

@@ -67,7 +67,8 @@ impl Recorder {
         let (answer, answered) = oneshot::channel();
         let job = Job { entries: entries.to_vec(), schedule: schedule.clone(), answer };
         let gone = || PortError::Unavailable("the history is closed".into());
-        self.0.send(job).await.map_err(|_| gone())?;
+        // The runtime's budget would put some of many calls behind others that were polled after them.
+        tokio::task::unconstrained(self.0.send(job)).await.map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(PortError::Unknown("the write was cut off".into())))
     }
 }

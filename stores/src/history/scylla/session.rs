@@ -235,28 +235,35 @@ pub(super) async fn connect(address: &Address, limits: &StoreLimits) -> Result<S
     let connecting = tokio::time::timeout(timeout * 3, builder.build()).await;
     match connecting {
         Ok(Ok(session)) => Ok(session),
-        Ok(Err(why)) => Err(wrong(refusal(&why.to_string(), address))),
-        Err(_) => Err(wrong(format!(
-            "no server answered within {} ms: do they run, and can this machine reach them?",
-            timeout.as_millis() * 3
-        ))),
+        Ok(Err(why)) => {
+            let why = why.to_string();
+            Err(refusal(&why, address).map_or_else(|| away(address, why), wrong))
+        }
+        Err(_) => Err(away(address, format!("no answer within {} ms", timeout.as_millis() * 3))),
     }
 }
 
-/// What to do about a connection that was refused.
-fn refusal(why: &str, address: &Address) -> String {
+/// What to do about a connection that was refused; `None` where nobody answered at all.
+fn refusal(why: &str, address: &Address) -> Option<String> {
     let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
     if says(&["credentials", "Authentication", "authentication", "username"]) {
         let user = address.user.as_deref().unwrap_or("nobody");
-        return format!("the servers do not let user `{user}` in ({why}): check user and password of the address");
+        return Some(format!(
+            "the servers do not let user `{user}` in ({why}): check user and password of the address"
+        ));
     }
     if says(&["resolve"]) {
-        return format!("no host of it is known by its name ({why}): check the host names");
+        return Some(format!("no host of it is known by its name ({why}): check the host names"));
     }
     if says(&["tls", "TLS", "certificate", "Tls"]) {
-        return format!("no safe connection is made ({why}): check `tls` and `ca`");
+        return Some(format!("no safe connection is made ({why}): check `tls` and `ca`"));
     }
-    format!("no server answers there ({why}): do they run, is it the port of CQL, and do they ask for tls?")
+    None
+}
+
+/// Nobody answers there, yet.
+fn away(address: &Address, why: String) -> OpenError {
+    OpenError::Unreachable { what: "the history", hosts: address.hosts.join(","), setting: "stores.history", why }
 }
 
 /// What the servers' certificates are checked with.

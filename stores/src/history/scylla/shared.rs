@@ -51,6 +51,8 @@ pub(super) struct DueIndex {
     pub(super) fresh: i64,
 }
 
+type HeadRow = (i64, i32, Vec<u8>);
+
 /// The head of an inbox.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Head {
@@ -77,8 +79,10 @@ pub(super) struct Shared {
     /// The newest epoch known of a partition.
     pub(super) newest: Mutex<HashMap<Partition, Epoch>>,
     pub(super) known: Mutex<Ages<MessageId, Known>>,
-    /// Ends that were answered to the owner: it goes on from them.
-    pub(super) ends: Mutex<Ages<Inbox, Position>>,
+    /// Inboxes whose end was told to the owner: since which takeover, and from where it goes on.
+    pub(super) sealed: Mutex<Ages<Inbox, Position>>,
+    /// Ends are sealed one call at a time: two that found different ones would contradict each other.
+    pub(super) sealing: tokio::sync::Mutex<()>,
     /// Rows that say of a bucket that it is used.
     pub(super) marks: Mutex<Ages<(String, i64), ()>>,
     /// Places whose write failed and was not repeated yet: nothing of their inbox is written after them.
@@ -102,7 +106,8 @@ impl Shared {
             mine: Mutex::default(),
             newest: Mutex::default(),
             known: Mutex::new(Ages::new(limits.cql_states)),
-            ends: Mutex::new(Ages::new(MARKS)),
+            sealed: Mutex::new(Ages::new(MARKS)),
+            sealing: tokio::sync::Mutex::default(),
             marks: Mutex::new(Ages::new(MARKS)),
             failed: Mutex::default(),
             due: Mutex::default(),
@@ -118,12 +123,31 @@ impl Shared {
         if let Some(epoch) = self.mine.lock().get(&partition) {
             return Ok(*epoch);
         }
-        if let Some(epoch) = self.newest.lock().get(&partition) {
-            return Ok(*epoch);
+        let known = self.newest.lock().get(&partition).copied();
+        if let Some((epoch, true)) = known.map(|epoch| (epoch, epoch > Epoch(0))) {
+            return Ok(epoch);
         }
         let epoch = self.stored_epoch(partition).await?;
-        self.newest.lock().insert(partition, epoch);
-        Ok(epoch)
+        Ok(self.met(partition, epoch))
+    }
+
+    /// An epoch of a partition was met; answers the newest that is known.
+    pub(super) fn met(&self, partition: Partition, epoch: Epoch) -> Epoch {
+        let mut newest = self.newest.lock();
+        let known = newest.entry(partition).or_default();
+        *known = (*known).max(epoch);
+        *known
+    }
+
+    /// A write time for rows that are written and removed by whoever owns the partition: of its own takeover, else of the one
+    /// that stands.
+    pub(super) async fn owner_stamp(&self, partition: Partition) -> PortResult<i64> {
+        let own = self.mine.lock().get(&partition).copied();
+        let epoch = match own {
+            Some(epoch) => epoch,
+            None => self.stored_epoch(partition).await?,
+        };
+        Ok(self.stamps.next(epoch))
     }
 
     /// The epoch that stands.
@@ -154,9 +178,7 @@ impl Shared {
         for partition in mine {
             // Not answered: asked again at the next look.
             if let Ok(epoch) = self.stored_epoch(partition).await {
-                let mut newest = self.newest.lock();
-                let known = newest.entry(partition).or_default();
-                *known = (*known).max(epoch);
+                self.met(partition, epoch);
             }
         }
     }
@@ -165,7 +187,7 @@ impl Shared {
     pub(super) fn forget(&self, partitions: &[Partition]) {
         self.known.lock().clear();
         self.talks.lock().clear();
-        self.ends.lock().clear();
+        self.sealed.lock().clear();
         self.failed.lock().retain(|inbox, _| !partitions.contains(&inbox.partition));
         self.due.lock().retain(|partition, _| !partitions.contains(partition));
     }
@@ -215,18 +237,30 @@ impl Shared {
             return Ok(gone);
         }
         for bucket in (keys::bucket(gone.position.n + 1)..=head.bucket).rev() {
-            let rows = self.cql.rows::<(i64, i32, Vec<u8>)>(Pick::HeadsDown, (inbox, bucket, LOOKED)).await?;
-            let live = rows.iter().rev().map(|(n, epoch, head)| (keys::position(*n, *epoch), head));
-            let mut last: Option<(Position, &Vec<u8>)> = None;
-            for (at, row) in live.filter(|(at, _)| head.has(*at)) {
-                if last.is_some_and(|(last, _)| at.n != last.n + 1) {
+            let mut from = keys::first_of(bucket + 1) - 1;
+            let mut most = LOOKED;
+            loop {
+                let start = i64::try_from(from).unwrap_or(i64::MAX);
+                let rows = self.cql.rows::<HeadRow>(Pick::HeadsDown, (inbox, bucket, start, most)).await?;
+                let all = rows.len() < most as usize;
+                let lowest = rows.last().map_or(0, |row| keys::position(row.0, row.1).n);
+                let mut live: Vec<_> = rows.into_iter().map(|row| (keys::position(row.0, row.1), row.2)).collect();
+                live.retain(|(at, _)| head.has(*at));
+                live.reverse();
+                // Up to the first number that is missing.
+                let whole = live.windows(2).take_while(|two| two[1].0.n == two[0].0.n + 1).count();
+                if let Some((position, row)) = live.into_iter().nth(whole) {
+                    let row: EntryHead = unblob(&row).map_err(|why| broken("entries_by_inbox", &why))?;
+                    return Ok(Tail { position, one_way: row.one_way });
+                }
+                if all {
                     break;
                 }
-                last = Some((at, row));
-            }
-            if let Some((position, row)) = last {
-                let row: EntryHead = unblob(row).map_err(|why| broken("entries_by_inbox", &why))?;
-                return Ok(Tail { position, one_way: row.one_way });
+                // Late owners wrote more than that: on behind them.
+                if lowest == from {
+                    most *= 4;
+                }
+                from = lowest;
             }
         }
         Ok(gone)

@@ -18,7 +18,7 @@ statements! {
     Entry = "INSERT INTO KS.entries_by_inbox (inbox, bucket, n, epoch, head, body) VALUES (?, ?, ?, ?, ?, ?) USING TTL ?",
     EntriesUp = "SELECT n, epoch, head, body FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n >= ? LIMIT ?",
     EntriesDown = "SELECT n, epoch, head, body FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n <= ? ORDER BY n DESC, epoch DESC LIMIT ?",
-    HeadsDown = "SELECT n, epoch, head FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? ORDER BY n DESC, epoch DESC LIMIT ?",
+    HeadsDown = "SELECT n, epoch, head FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n <= ? ORDER BY n DESC, epoch DESC LIMIT ?",
     EntryAt = "SELECT head, body FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n = ? AND epoch = ?",
     EntryHead = "SELECT head FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n = ? AND epoch = ?",
 
@@ -70,6 +70,7 @@ statements! {
     Dead = "INSERT INTO KS.dead (day, shard, at, id, round, letter) VALUES (?, ?, ?, ?, ?, ?) USING TTL ?",
     DeadGone = "DELETE FROM KS.dead WHERE day = ? AND shard = ? AND at = ? AND id = ? AND round = ?",
     DeadFrom = "SELECT at, id, round, letter FROM KS.dead WHERE day = ? AND shard = ? AND (at, id, round) < (?, ?, ?) LIMIT ?",
+    DeadOldest = "SELECT at, id, round, letter FROM KS.dead WHERE day = ? AND shard = ? AND at < ? ORDER BY at ASC, id ASC, round ASC LIMIT ?",
     DeadAt = "SELECT letter FROM KS.dead WHERE day = ? AND shard = ? AND at = ? AND id = ? AND round = ?",
     DeadName = "INSERT INTO KS.dead_by_id (id, round, at, tenant, waits) VALUES (?, ?, ?, ?, ?) USING TTL ?",
     DeadNameGone = "DELETE FROM KS.dead_by_id WHERE id = ? AND round = ?",

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use schemas::{
-    Conversation, ConversationId, Epoch, Inbox, MessageId, Partition, State, Timestamp,
+    Conversation, ConversationId, Epoch, Inbox, MessageId, Partition, Position, State, Timestamp,
     port::{Due, DueKind, Entry, PortError, PortResult, Schedule},
 };
 use scylla::value::CqlValue::{self, BigInt, Blob, Int, Text, Uuid};
@@ -94,6 +94,12 @@ pub(super) async fn plan(shared: &Shared, entries: &[&Entry], schedules: &[&Sche
     Ok(plan)
 }
 
+/// From where an owner goes on in an inbox.
+pub(super) fn fork_row(name: &str, first: Position, prev: Position, stamp: i64) -> Write {
+    let ((n, epoch), (_, prev)) = (keys::columns(first), keys::columns(prev));
+    Write::new(Pick::Fork, vec![Text(name.to_owned()), Int(epoch), BigInt(n), Int(prev), BigInt(stamp)])
+}
+
 fn place_row(shared: &Shared, entry: &Entry, stamp: i64) -> Write {
     let (n, epoch) = keys::columns(entry.position);
     let message = &entry.message;
@@ -171,6 +177,9 @@ impl Plan {
         if bucket > 0 && keys::first_of(bucket) == position.n {
             rows.push(Write::new(Pick::Bucket, vec![Text(name.clone()), BigInt(bucket), BigInt(stamp)]));
         }
+        if !shared.mine.lock().contains_key(&entry.inbox.partition) {
+            shared.met(entry.inbox.partition, position.epoch);
+        }
         if is_own(entry) {
             rows.push(place_row(shared, entry, stamp));
             self.after.kept += 1;
@@ -216,7 +225,7 @@ impl Plan {
             let epoch = schedule.epochs.iter().find(|(partition, _)| *partition == due.partition);
             let stamp = match epoch {
                 Some((_, epoch)) => shared.stamps.next(*epoch),
-                None => shared.stamp(due.partition).await?,
+                None => shared.owner_stamp(due.partition).await?,
             };
             self.add(shared, due, places.get(&due.id), stamp);
         }
@@ -314,7 +323,7 @@ pub(super) async fn take(shared: &Shared, entries: &[Entry], schedule: &Schedule
     for (partition, epoch) in schedule.epochs.iter().filter(|(partition, _)| partitions.contains(partition)) {
         let newest = shared.stored_epoch(*partition).await?;
         if newest > *epoch {
-            shared.newest.lock().insert(*partition, newest);
+            shared.met(*partition, newest);
             return Err(overtaken(*partition, newest, *epoch));
         }
     }
@@ -324,7 +333,7 @@ pub(super) async fn take(shared: &Shared, entries: &[Entry], schedule: &Schedule
     let recorded: HashSet<MessageId> = entries.iter().map(|entry| entry.message.id).collect();
     let (mut rows, mut kept) = (Vec::with_capacity(schedule.done.len()), 0);
     for due in &schedule.done {
-        let stamp = shared.stamp(due.partition).await?;
+        let stamp = shared.owner_stamp(due.partition).await?;
         rows.push(due_gone(due::name(due.partition), due.at, due.id, due::kind(&due.kind), stamp));
         let Some(place) = places.get(&due.id).filter(|place| place.body.is_some()) else { continue };
         if recorded.contains(&due.id) {

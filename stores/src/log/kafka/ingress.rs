@@ -19,11 +19,10 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rdkafka::{
     ClientContext, Message as _, Offset as At, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     config::{FromClientConfigAndContext as _, RDKafkaLogLevel},
     consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance},
     error::KafkaError,
-    message::{BorrowedMessage, DeliveryResult, Header, Headers as _, OwnedHeaders},
+    message::{BorrowedMessage, DeliveryResult, Header, Headers as _},
     producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
     types::RDKafkaErrorCode as Code,
 };
@@ -35,6 +34,7 @@ use schemas::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    rejected,
     settings::{Protocol, Settings},
     told::{self, Come},
 };
@@ -46,10 +46,6 @@ const GROUP: &str = "esh3ar.ingress";
 pub(crate) const REJECTED: &str = "esh3ar.rejected";
 /// What businesses produce to: this, and this with a tenant behind a dot.
 pub(crate) const SHARED: &str = "esh3ar.ingress";
-/// What stands before the headers that say why a record was not taken; whoever produces it again leaves them out.
-const PROBLEM: &str = "problem-";
-/// Never kept among the rejected: who reads them is not who sent them.
-const CREDENTIALS: &str = "authorization";
 
 /// How long the thread waits for a record before it looks around.
 const LOOK: Duration = Duration::from_millis(50);
@@ -61,84 +57,6 @@ const PIECES: usize = 1;
 const PIECE: Fetch = Fetch { records: 1_000, bytes: 4 * 1024 * 1024 };
 /// How long a commit may take before it counts as not answered.
 const COMMIT: Duration = Duration::from_secs(5);
-
-/// Partitions of a tenant's own topic: as many doors may read it at once.
-const PARTITIONS: i32 = 6;
-
-/// The topics of tenants that are missing.
-pub(crate) async fn missing(
-    address: &Address,
-    limits: &StoreLimits,
-    tenants: &[String],
-) -> Result<Vec<String>, OpenError> {
-    let settings = Settings::read(address, limits)?;
-    let names: Vec<_> = tenants.iter().map(|tenant| settings.named(&format!("{SHARED}.{tenant}"))).collect();
-    let asked = tokio::task::spawn_blocking(move || {
-        let client: BaseConsumer<told::Ear> =
-            BaseConsumer::from_config_and_context(&settings.client(), told::Ear::default())
-                .map_err(|error| OpenError::Address(format!("{}: {error}", settings.shown)))?;
-        let mut missing = Vec::new();
-        for name in names {
-            let found = client
-                .fetch_metadata(Some(&name), settings.ask)
-                .map_err(|error| told::unreachable(&settings, client.context().trouble(), &error.to_string()))?;
-            if found.topics().iter().all(|topic| topic.error().is_some() || topic.partitions().is_empty()) {
-                missing.push(name);
-            }
-        }
-        Ok(missing)
-    });
-    asked.await.map_err(|why| OpenError::Address(why.to_string()))?
-}
-
-/// Makes the topics of tenants that are missing, and says which. Copies as the address asks, else as the cluster's own
-/// default has it.
-pub(crate) async fn create(
-    address: &Address,
-    limits: &StoreLimits,
-    tenants: &[String],
-) -> Result<Vec<String>, OpenError> {
-    let missing = missing(address, limits, tenants).await?;
-    if missing.is_empty() {
-        return Ok(missing);
-    }
-    let settings = Settings::read(address, limits)?;
-    let failed = |why: String| OpenError::Address(format!("Kafka at {}: {why}", settings.shown));
-    let admin: AdminClient<told::Ear> = AdminClient::from_config_and_context(&settings.client(), told::Ear::default())
-        .map_err(|e| failed(e.to_string()))?;
-    let kept = limits.log_retention_ms.to_string();
-    let replication = settings.replication.map_or(-1, |n| n as i32);
-    let new: Vec<_> = missing
-        .iter()
-        .map(|name| {
-            NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(replication))
-                .set("retention.ms", &kept)
-                .set("message.timestamp.type", "LogAppendTime")
-        })
-        .collect();
-    let options = AdminOptions::new().request_timeout(Some(settings.ask * 4)).operation_timeout(Some(settings.ask * 2));
-    let made = admin.create_topics(&new, &options).await.map_err(|error| failed(error.to_string()))?;
-    // Ending an admin client waits for its thread.
-    drop(tokio::task::spawn_blocking(move || drop(admin)));
-    for outcome in made {
-        match outcome {
-            Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
-            Err((topic, code)) => return Err(failed(format!("the topic {topic} could not be made: {code}"))),
-        }
-    }
-    // Made is not yet known to every broker.
-    for _ in 0..KNOWN_TRIES {
-        if self::missing(address, limits, tenants).await?.is_empty() {
-            return Ok(missing);
-        }
-        tokio::time::sleep(KNOWN_EVERY).await;
-    }
-    Err(failed("the topics of tenants were made and are not known yet: look again with `esh3ar topics check`".into()))
-}
-
-/// How often, and how many times, it is looked whether a new topic is known.
-const KNOWN_EVERY: Duration = Duration::from_millis(100);
-const KNOWN_TRIES: usize = 100;
 
 /// What librdkafka calls: partitions that are taken away, and topics that stay paused when partitions come.
 struct Watch {
@@ -274,8 +192,8 @@ impl KafkaIngress {
     fn send(&self, name: &str, raw: &Raw, problem: &Problem, whole: bool) -> oneshot::Receiver<PortResult<()>> {
         let (done, answer) = oneshot::channel();
         let value = raw.value.as_deref().filter(|_| whole);
-        let mut record =
-            BaseRecord::<[u8], [u8], _>::with_opaque_to(name, Box::new(done)).headers(why(raw, problem, whole));
+        let mut record = BaseRecord::<[u8], [u8], _>::with_opaque_to(name, Box::new(done))
+            .headers(rejected::headers(raw, problem, whole));
         record.key = raw.key.as_deref();
         record.payload = value;
         if let Err((error, record)) = self.rejects.send(record) {
@@ -284,36 +202,6 @@ impl KafkaIngress {
         }
         answer
     }
-}
-
-/// The record's own headers, and what was wrong.
-fn why(raw: &Raw, problem: &Problem, whole: bool) -> OwnedHeaders {
-    let mut out = OwnedHeaders::new();
-    for (key, value) in &raw.headers {
-        // What was rejected before and produced again is rejected anew, for the new reason alone.
-        if !key.eq_ignore_ascii_case(CREDENTIALS) && !key.starts_with(PROBLEM) {
-            out = out.insert(Header { key, value: Some(&value[..]) });
-        }
-    }
-    let mut say = |name: &str, text: &str| {
-        let key = format!("{PROBLEM}{name}");
-        out = std::mem::take(&mut out).insert(Header { key: &key, value: Some(text) });
-    };
-    say("type", &problem.type_uri());
-    say("title", problem.code.title());
-    say("status", &problem.code.status().to_string());
-    say("detail", &problem.detail);
-    if let Some(field) = &problem.field {
-        say("field", field);
-    }
-    say("topic", &raw.spot.topic);
-    say("partition", &raw.spot.partition.to_string());
-    say("offset", &raw.offset.to_string());
-    say("at", &raw.at.to_string());
-    if !whole {
-        say("value", "too large to be kept here: it stands at the place that is named");
-    }
-    out
 }
 
 /// Takes the answers for what was rejected.
@@ -557,48 +445,5 @@ fn raw(watch: &Watch, message: &BorrowedMessage<'_>) -> Raw {
         key: message.key().map(Bytes::copy_from_slice),
         headers,
         value: message.payload().map(Bytes::copy_from_slice),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use schemas::Code;
-
-    #[test]
-    fn a_rejected_record_keeps_its_headers_but_for_credentials_and_says_what_was_wrong() {
-        let header = |name: &str, value: &str| (name.to_owned(), Bytes::from(value.to_owned()));
-        let raw = Raw {
-            spot: Spot { topic: "ingress.acme".into(), partition: 3 },
-            offset: 7,
-            at: Timestamp(0),
-            key: None,
-            headers: vec![
-                header("ce_id", "42"),
-                header("Authorization", "Bearer secret"),
-                header("problem-type", "/problems/of-the-last-time"),
-            ],
-            value: None,
-        };
-        let problem = Problem::new(Code::InvalidPhone, "`to` must be E.164").at("/to");
-        let headers = why(&raw, &problem, true);
-        let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
-        let said: Vec<_> = headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect();
-        let said: Vec<_> = said.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!(
-            said,
-            [
-                ("ce_id", "42"),
-                ("problem-type", "/problems/invalid-phone"),
-                ("problem-title", "The recipient is not a valid E.164 phone number"),
-                ("problem-status", "422"),
-                ("problem-detail", "`to` must be E.164"),
-                ("problem-field", "/to"),
-                ("problem-topic", "ingress.acme"),
-                ("problem-partition", "3"),
-                ("problem-offset", "7"),
-                ("problem-at", "1970-01-01T00:00:00.000Z"),
-            ]
-        );
     }
 }
