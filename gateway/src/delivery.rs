@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use schemas::{
     ContentType, ConversationId, Cursor, MessageId, Party, Priority, Reason, Sender, State, Status, Timestamp,
-    message::Message, port::Hint,
+    message::Message,
+    port::{Entry, Hint},
 };
 use serde::Serialize;
 
@@ -82,6 +83,13 @@ pub fn render(message: &Message, state: &State, cursor: &Cursor) -> String {
     };
     // Plain data; serialising it does not fail.
     serde_json::to_string(&shown).unwrap_or_default()
+}
+
+/// Whether a device whose cursor lies past an entry thereby says that it has it. Not what it has said already, and not what
+/// it was never shown: withdrawn entries, and those whose time had passed before any session sent them.
+pub fn is_acknowledged_by_cursor(entry: &Entry, state: &State, now: Timestamp) -> bool {
+    let shown = !entry.message.is_expired(now) || state.first(Status::Sent).is_some();
+    shown && !state.status().is_reached() && !state.is_withdrawn()
 }
 
 #[cfg(test)]

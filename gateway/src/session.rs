@@ -274,7 +274,9 @@ impl Session {
                 break;
             }
             if !self.lanes[index].pass(entry.position, state) {
-                if self.lanes[index].is_had(entry.position) && !state.status().is_reached() && !state.is_withdrawn() {
+                if self.lanes[index].is_had(entry.position)
+                    && crate::delivery::is_acknowledged_by_cursor(entry, state, now.wall)
+                {
                     let (round, attempt) = (state.round(), state.attempt());
                     let had = self.sent(index, entry.position, &entry.message, round, attempt, now);
                     let delivered = self.fact(&had, What::Delivered, now);

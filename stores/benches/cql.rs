@@ -13,7 +13,14 @@
 //! | `windows` | a row among those of its moment | the same | there; 20 messages a request |
 //! | `adapter` | what the adapter makes of it, ids without a key | | |
 //! | `keyed` | the same, ids of keys | | |
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::disallowed_methods)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods
+)]
 
 #[path = "cql/adapter.rs"]
 mod adapter;

@@ -136,7 +136,7 @@ async fn ack_cursor(gateway: &Gateway, inbox: &Inbox, device: &DeviceId, cursor:
         let at = gateway.now().wall;
         let mut facts = Vec::new();
         for (entry, state) in span.entries {
-            if entry.position <= to && !state.status().is_reached() && !state.is_withdrawn() {
+            if entry.position <= to && crate::delivery::is_acknowledged_by_cursor(&entry, &state, at) {
                 let (position, prev) = (Some(entry.position), entry.prev);
                 let (inbox, message, recorded_at) = (entry.inbox, entry.message, entry.recorded_at);
                 let placed = schemas::port::Placed { message, inbox, position, prev, recorded_at, state };

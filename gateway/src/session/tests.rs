@@ -406,6 +406,22 @@ fn what_the_client_has_is_acknowledged_before_its_cursor_is_stored() {
 }
 
 #[test]
+fn a_cursor_past_what_expired_unseen_does_not_say_that_it_arrived() {
+    let expired = |n, what: Option<What>| {
+        let (mut entry, mut state) = entry(n);
+        let mut message = (*entry.message).clone();
+        message.expires_at = Some(Timestamp(0));
+        entry.message = std::sync::Arc::new(message);
+        what.into_iter().for_each(|what| drop(state.merge(past(what))));
+        (entry, state)
+    };
+    let table = [(entry(1), true), (expired(1, None), false), (expired(1, Some(What::Sent)), true)];
+    for ((entry, state), acknowledged) in table {
+        assert_eq!(crate::delivery::is_acknowledged_by_cursor(&entry, &state, Timestamp(1)), acknowledged, "{state:?}");
+    }
+}
+
+#[test]
 fn a_new_device_passes_over_what_the_others_have() {
     let mut begin = start(0, 0, 4);
     begin.lanes[0].skip_delivered = true;

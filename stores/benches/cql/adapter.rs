@@ -7,8 +7,8 @@ use std::{
 };
 
 use schemas::{
-    Clock, Content, ContentType, Epoch, Fact, Inbox, Kind, Message, MessageId, Millis, Partition, Position, Priority, Sender,
-    Timestamp, What,
+    Clock, Content, ContentType, Epoch, Fact, Inbox, Kind, Message, MessageId, Millis, Partition, Position, Priority,
+    Sender, Timestamp, What,
     limits::StoreLimits,
     port::{Entry, Facts, Inboxes, Schedule},
     tier::Attempt,
@@ -71,7 +71,11 @@ impl Adapter {
         *tail = prev.next(epoch);
         let now = self.clock.wall();
         let message = Message {
-            id: if self.keyed { MessageId(Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.seed.to_be_bytes())) } else { MessageId::fresh(now) },
+            id: if self.keyed {
+                MessageId(Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.seed.to_be_bytes()))
+            } else {
+                MessageId::fresh(now)
+            },
             kind: Kind::OneWay,
             from: Sender::Server,
             to: inbox.user.clone(),

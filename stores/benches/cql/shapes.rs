@@ -61,7 +61,13 @@ impl Raw {
             statements.push(statement);
         }
         let seed = Uuid::new_v4().as_u128() as u64;
-        Self { session: Arc::new(session), statements: Arc::new(statements), name: name.to_owned(), n: (seed >> 20) as i64, seed }
+        Self {
+            session: Arc::new(session),
+            statements: Arc::new(statements),
+            name: name.to_owned(),
+            n: (seed >> 20) as i64,
+            seed,
+        }
     }
 
     /// The rows of one message: when it is recorded, and when it was delivered.

@@ -25,7 +25,7 @@ const VENDORS: [(&str, &[&str]); 23] = [
     ("tower", &["ingest", "gateway", "ops"]),
     ("tokio-tungstenite", &["gateway", "ops", "tests"]),
     ("jsonwebtoken", &["ingest"]),
-    ("aws-lc-rs", &["ingest"]),
+    ("aws-lc-rs", &["ingest", "stores"]),
     ("ammonia", &["ingest"]),
     ("moka", &["ingest"]),
     ("phonenumber", &["schemas"]),

@@ -100,6 +100,7 @@ impl Cql {
     /// Connects and prepares every statement.
     pub(super) async fn open(address: &Address, limits: &StoreLimits) -> Result<Self, OpenError> {
         let session = connect(address, limits).await?;
+        super::schema::checked(&session, address).await?;
         let statements = Statements::prepare(&session, &address.path).await.map_err(|why| {
             OpenError::Address(format!(
                 "`{address}`: the tables are not as this release needs them ({why}): run `esh3ar schema apply`"
@@ -236,7 +237,10 @@ pub(super) async fn connect(address: &Address, limits: &StoreLimits) -> Result<S
     match connecting {
         Ok(Ok(session)) => Ok(session),
         Ok(Err(why)) => {
-            let why = why.to_string();
+            let mut why = why.to_string();
+            if why.contains("frame") && !address.options.contains_key("tls") {
+                why.push_str("; if the servers ask for TLS, the address needs `tls=true&ca=FILE`");
+            }
             Err(refusal(&why, address).map_or_else(|| away(address, why), wrong))
         }
         Err(_) => Err(away(address, format!("no answer within {} ms", timeout.as_millis() * 3))),
@@ -255,7 +259,7 @@ fn refusal(why: &str, address: &Address) -> Option<String> {
     if says(&["resolve"]) {
         return Some(format!("no host of it is known by its name ({why}): check the host names"));
     }
-    if says(&["tls", "TLS", "certificate", "Tls"]) {
+    if says(&["certificate", "Tls", "TLS handshake", "tls error"]) {
         return Some(format!("no safe connection is made ({why}): check `tls` and `ca`"));
     }
     None

@@ -168,7 +168,9 @@ async fn segments_come_and_go_and_reads_pass_over_their_borders() {
     assert_eq!(log.read(at(2), Offset(0), MANY).await.unwrap().len() as u64, bounds.1.0 - bounds.0.0);
     assert_eq!(put(&log, at(2), 1).await, Offset(24));
     assert_eq!(log.bounds(at(3)).await.unwrap(), (Offset(0), Offset(0)));
-    drop((log, engine));
+    drop(log);
+    engine.close().await;
+    drop(engine);
     let report = data::check(dir.path()).unwrap();
     assert!(report.is_whole(), "{report:?}");
 }

@@ -55,7 +55,8 @@ async fn a_wrong_address_is_told_with_what_mends_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn applying_again_changes_nothing_and_a_newer_schema_is_left_alone() {
-    let address = shared().await.replace("/esh3ar?", "/newer?");
+    let keyspace = format!("newer_{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+    let address = shared().await.replace("/esh3ar?", &format!("/{keyspace}?"));
     let (parsed, limits) = (Address::parse(&address).unwrap(), StoreLimits::default());
     let first = schema::apply(&parsed, &limits).await.unwrap();
     assert_eq!((first.version, first.scylla), (first.known, false));
@@ -63,7 +64,8 @@ async fn applying_again_changes_nothing_and_a_newer_schema_is_left_alone() {
     assert_eq!(schema::check(&parsed, &limits).await.unwrap(), first);
     let host = parsed.hosts[0].clone();
     let session = scylla_session(&host).await;
-    session.query_unpaged("INSERT INTO newer_control.schema_versions (one, version) VALUES (0, 99)", ()).await.unwrap();
+    let newer = format!("INSERT INTO {keyspace}_control.schema_versions (one, version) VALUES (0, 99)");
+    session.query_unpaged(newer, ()).await.unwrap();
     for why in [
         refusal(&address).await,
         schema::apply(&parsed, &limits).await.unwrap_err().to_string(),
