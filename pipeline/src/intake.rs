@@ -181,7 +181,7 @@ impl Intake {
                     tokio::time::sleep(Duration::from_millis(intake.flow().commit_every_ms)).await;
                 }
                 Next::Due(rows) => intake.due(rows).await?,
-                Next::Taken(settled) => intake.settler_has_room(settled),
+                Next::Taken(settled) => intake.settler_has_room(&settled),
                 Next::TakenOver(taken) => intake.taken_over(taken).await,
                 Next::Look => {}
             }
@@ -367,9 +367,9 @@ impl Intake {
         }
     }
 
-    fn settler_has_room(&mut self, settled: Vec<Partition>) {
+    fn settler_has_room(&mut self, settled: &[Partition]) {
         self.taking = None;
-        self.owning.settled(&settled);
+        self.owning.settled(settled);
         self.consumer.resume(&self.of_topic(Topic::Outcomes));
     }
 

@@ -17,6 +17,10 @@ use crate::{
 
 /// The body of a record of a lane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every record is a message: a box for each would cost more than it saves"
+)]
 pub enum LaneRecord {
     /// An accepted message.
     Accepted(Message),

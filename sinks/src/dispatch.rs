@@ -212,8 +212,11 @@ fn latest(mut notes: Vec<(UserId, StatusChange)>) -> Vec<(UserId, StatusChange)>
     notes
 }
 
+/// Signals, each with who is to have it.
+type Signals = Vec<(UserId, Signal)>;
+
 /// What signals there are, each once and as it is now: those for caches, and those for people.
-fn newest(mut signals: Vec<(UserId, Signal)>) -> (Vec<(UserId, Signal)>, Vec<(UserId, Signal)>) {
+fn newest(mut signals: Signals) -> (Signals, Signals) {
     let mut seen = HashSet::with_capacity(signals.len());
     signals.reverse();
     signals.retain(|(user, signal)| match signal {

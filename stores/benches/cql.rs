@@ -2,7 +2,7 @@
 //!
 //! `ESH3AR_BENCH_CQL=host:port` names a server (`ops/stack/cassandra start --folder DIR --long`), `ESH3AR_BENCH_PID` its process,
 //! whose CPU is read from /proc. `RATE` messages a second (2000), `SECS` a shape (8), `TICK` ms between batches (10), `SHAPES`
-//! of those below (all). Each runs twice: the first run warms the server up and is not to be believed.
+//! of those below (all), to `USERS` users (2000). Each runs twice: the first run warms the server up and is not to be believed.
 //!
 //! | shape | an entry | where its id leads | its state |
 //! |---|---|---|---|
@@ -57,7 +57,7 @@ pub trait Shape {
     fn batch(&mut self, messages: u64, count: &Arc<Count>) -> impl Future<Output = ()> + Send + 'static;
 }
 
-fn number(name: &str, default: u64) -> u64 {
+pub fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 

@@ -267,7 +267,8 @@ impl Run {
     async fn judge(&mut self, records: &[Raw]) -> Vec<End> {
         let mut ends: Vec<Option<End>> = Vec::with_capacity(records.len());
         // One submission a caller: quota and room are asked once, and what one caller sends keeps its order.
-        let mut parties: Vec<(Arc<Caller>, bool, Vec<usize>, Vec<Result<Admitted, Problem>>)> = Vec::new();
+        type Party = (Arc<Caller>, bool, Vec<usize>, Vec<Result<Admitted, Problem>>);
+        let mut parties: Vec<Party> = Vec::new();
         for (at, raw) in records.iter().enumerate() {
             match self.admit(raw) {
                 Ok((caller, shared, admitted)) => {

@@ -106,8 +106,7 @@ async fn carry(near: TcpStream, far: TcpStream, mode: watch::Receiver<Mode>) {
 
 async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>) {
     let mut piece = vec![0; PIECE];
-    loop {
-        let Ok(count @ 1..) = from.read(&mut piece).await else { break };
+    while let Ok(count @ 1..) = from.read(&mut piece).await {
         // Held while nothing comes through; what was read goes on when the way is open again.
         if mode.wait_for(|mode| *mode != Mode::Silent).await.is_err() {
             return;

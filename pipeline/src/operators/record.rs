@@ -262,6 +262,7 @@ fn told(lane: Lane, steps: &[Step]) {
 }
 
 /// Gives places and hands the write to history: from here on its order among all writes is fixed.
+#[allow(clippy::needless_pass_by_value, reason = "what the batch held is let go when its places are given")]
 fn write(shared: &Rc<Shared>, lane: Lane, mut batch: Batch<Items>, holds: Holds, answers: &Answers) -> Stage {
     let number = shared.releases.begin();
     let (mut tails, mut threads) = (shared.tails.borrow_mut(), shared.threads.borrow_mut());

@@ -62,6 +62,7 @@ fn person(tenant: &schemas::Tenant, sender: &Sender) -> Option<UserId> {
 
 impl Placing<'_> {
     /// A chat message of this conversation.
+    #[allow(clippy::needless_pass_by_value, reason = "it is done with here")]
     pub(super) fn say(&mut self, fresh: Fresh, id: ConversationId, here: Here, plan: &mut Plan) {
         let message = fresh.message.clone();
         let inbox = Inbox { user: message.to.clone(), partition: here.partition };
@@ -254,6 +255,7 @@ impl Placing<'_> {
     }
 
     /// The row, a turn, and an entry for both sides.
+    #[allow(clippy::needless_pass_by_value, reason = "it is done with here")]
     fn turn(
         &mut self,
         row: Conversation,

@@ -80,6 +80,7 @@ fn word(answer: &Result<Change, Refused>) -> &'static str {
 }
 
 #[test]
+#[allow(clippy::type_complexity, reason = "a table")]
 fn r11_1_who_may_do_what() {
     let hello = text("hello");
     let acts: [(&str, fn(&Content) -> Act<'_>); 8] = [

@@ -35,7 +35,7 @@ impl Clock for Machine {
 }
 
 /// The adapter, as the owner of all partitions.
-pub struct Adapter {
+pub(crate) struct Adapter {
     history: Arc<ScyllaHistory>,
     clock: Machine,
     epochs: Vec<Epoch>,
@@ -48,7 +48,7 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    pub async fn open(host: &str, keyed: bool) -> Self {
+    pub(crate) async fn open(host: &str, keyed: bool) -> Self {
         let address = Address::parse(&format!("scylla://{host}/esh3ar_bench?replication=1")).unwrap();
         let limits = StoreLimits::default();
         schema::apply(&address, &limits).await.unwrap();
@@ -62,7 +62,7 @@ impl Adapter {
 
     fn entry(&mut self) -> Entry {
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let number = (self.seed >> 33) % 20_000;
+        let number = (self.seed >> 33) % crate::number("USERS", 2_000);
         let user: schemas::UserId = format!("bench{}/+96279{number:07}", self.run).parse().unwrap();
         let inbox = Inbox { partition: Partition::of(&user, PARTITIONS), user };
         let epoch = self.epochs[usize::from(inbox.partition.0)];

@@ -30,7 +30,7 @@ const TABLES: [&str; 5] = [
 type Row = (usize, Vec<V>);
 
 /// A shape by its name.
-pub struct Raw {
+pub(crate) struct Raw {
     session: Arc<Session>,
     statements: Arc<Vec<PreparedStatement>>,
     name: String,
@@ -39,7 +39,7 @@ pub struct Raw {
 }
 
 impl Raw {
-    pub async fn open(host: &str, name: &str) -> Self {
+    pub(crate) async fn open(host: &str, name: &str) -> Self {
         let session = SessionBuilder::new().known_node(host).build().await.unwrap();
         let keyspace = "CREATE KEYSPACE IF NOT EXISTS bench WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 1}";
         session.query_unpaged(keyspace, ()).await.unwrap();

@@ -52,7 +52,7 @@ impl Shared {
             inboxes.iter().any(|inbox| mine.contains_key(&inbox.partition))
         };
         let _alone = if owned { Some(self.sealing.lock().await) } else { None };
-        let asked = inboxes.to_vec().into_iter().map(|inbox| async move { self.sealed_end(&inbox).await });
+        let asked = inboxes.iter().cloned().map(|inbox| async move { self.sealed_end(&inbox).await });
         stream::iter(asked).buffered(READS).try_collect().await
     }
 

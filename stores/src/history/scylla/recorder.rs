@@ -158,6 +158,7 @@ fn allowed(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResul
 }
 
 /// Answers the jobs of a round.
+#[allow(clippy::needless_pass_by_value, reason = "they are done with here")]
 fn end(shared: &Shared, jobs: Vec<Job>, outcome: PortResult<Vec<PortResult<()>>>, busy: &mut HashSet<Inbox>) {
     let mut failed = shared.failed.lock();
     for entry in jobs.iter().flat_map(|job| &job.entries) {

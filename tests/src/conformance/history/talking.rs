@@ -161,6 +161,7 @@ impl Desk {
         self.schedule.conversations.push(row.clone());
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "it is done with here")]
     fn turn(&mut self, id: ConversationId, message: Message, of: Option<u64>, copies: &[UserId]) {
         let row = self.rows[&id].clone();
         self.row(&row);
