@@ -371,6 +371,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::type_complexity, reason = "a table")]
     fn frames_never_go_above_what_holds_nor_back_on_a_connection() {
         use Status::{Delivered, Failed, Sent};
         let table: [(&[(u32, Status)], Stands, bool); 6] = [

@@ -159,7 +159,7 @@ impl Inboxes for Store {
         self.ice.thawed().await;
         let turn = self.writes.fetch_add(1, Ordering::SeqCst);
         let fails = self.faults > 0 && turn % self.faults == self.faults - 1;
-        if fails && turn % 2 == 0 {
+        if fails && turn.is_multiple_of(2) {
             return Err(PortError::Unavailable("away".into()));
         }
         {

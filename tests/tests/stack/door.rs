@@ -99,7 +99,7 @@ async fn records_of_kcat_become_messages_and_bad_ones_are_kept_with_why() {
     assert!(nobody.0.contains("problem-type=/problems/unauthenticated"), "{}", nobody.0);
 
     // Mended, it is produced again and taken.
-    kcat(&hosts, "esh3ar.ingress", &[&token], &[nobody.1.clone()]).await;
+    kcat(&hosts, "esh3ar.ingress", &[&token], std::slice::from_ref(&nobody.1)).await;
     phone.until_seen(6).await;
 }
 

@@ -152,9 +152,8 @@ async fn everybody_gets_everything(house: House, seconds: u64, meanwhile: impl F
         phones.push(tokio::spawn(async move {
             while !done.load(Ordering::Acquire) {
                 let before = phone.received.len();
-                match tokio::time::timeout(Duration::from_millis(200), phone.next()).await {
-                    Ok(None) => drop(phone.insist().await),
-                    Ok(Some(_)) | Err(_) => {}
+                if let Ok(None) = tokio::time::timeout(Duration::from_millis(200), phone.next()).await {
+                    phone.insist().await;
                 }
                 let now = Instant::now();
                 let new = phone.received[before..].iter().map(|r| (r.content.parse().unwrap(), now));
