@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    session::Write,
+    session::{BYTES, ROWS, Write, cut},
     shared::Shared,
     writes::{self, Unit},
 };
@@ -34,9 +34,6 @@ const ROUNDS: usize = 4;
 const ENOUGH: usize = 24;
 /// Entries of one round: what a store takes within one answer's time.
 const MOST: usize = 1_200;
-/// Rows and bytes of one request (see `session`).
-const ROWS: usize = 60;
-const BYTES: usize = 32 * 1024;
 
 struct Job {
     entries: Vec<Entry>,
@@ -207,54 +204,48 @@ async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>>
     Ok(join_all(jobs.iter().map(|job| writes::take(shared, &job.entries, &job.schedule))).await)
 }
 
-/// Requests in waves: those of one wave go at once, the next when all of them stand. The entries of one inbox are in one
-/// request as far as they are in one CQL partition, and in order over the waves where they are not.
+/// Requests in waves: those of one wave go at once, the next when all of them stand. What is written to one inbox is in one
+/// request as far as it fits and is in one CQL partition, and in order over the waves where it is not.
 fn waves(units: Vec<Unit>) -> Vec<Vec<Vec<Write>>> {
-    let mut waves = vec![Vec::new()];
-    let (mut open, mut bytes, mut number) = (Vec::<Write>::new(), 0, 0_usize);
-    let mut seen = HashMap::<(String, i64), usize>::new();
-    let mut buckets = HashMap::<String, i64>::new();
+    let mut waves: Vec<Vec<Vec<Write>>> = Vec::new();
+    let mut put = |wave: usize, piece: Vec<Write>| {
+        if waves.len() <= wave {
+            waves.resize_with(wave + 1, Vec::new);
+        }
+        if let Some(wave) = waves.get_mut(wave) {
+            wave.push(piece);
+        }
+    };
+    let (mut order, mut inboxes) = (Vec::new(), HashMap::<String, Vec<(i64, Vec<Write>)>>::new());
     for Unit { inbox, rows } in units {
-        let heavy: usize = rows.iter().map(|row| row.weight).sum();
-        let fits = open.is_empty() || (bytes + heavy <= BYTES && open.len() + rows.len() <= ROWS);
-        let clash = inbox.as_ref().is_some_and(|(name, bucket)| {
-            buckets.get(name).is_some_and(|there| there != bucket)
-                || seen.get(&(name.clone(), *bucket)).is_some_and(|there| *there != number || !fits)
-        });
-        if clash || !fits {
-            if let Some(wave) = waves.last_mut()
-                && !open.is_empty()
-            {
-                wave.push(std::mem::take(&mut open));
+        match inbox {
+            None => put(0, rows),
+            Some((name, bucket)) => match inboxes.get_mut(&name) {
+                Some(there) => there.push((bucket, rows)),
+                None => {
+                    order.push(name.clone());
+                    inboxes.insert(name, vec![(bucket, rows)]);
+                }
+            },
+        }
+    }
+    for units in order.into_iter().filter_map(|name| inboxes.remove(&name)) {
+        let (mut wave, mut open, mut bytes, mut at) = (0, Vec::<Write>::new(), 0, i64::MIN);
+        for (bucket, rows) in units {
+            let heavy: usize = rows.iter().map(|row| row.weight).sum();
+            let fits = bucket == at && bytes + heavy <= BYTES && open.len() + rows.len() <= ROWS;
+            if !open.is_empty() && !fits {
+                put(wave, std::mem::take(&mut open));
+                (wave, bytes) = (wave + 1, 0);
             }
-            (bytes, number) = (0, number + 1);
-        }
-        if clash {
-            waves.push(Vec::new());
-            seen.clear();
-            buckets.clear();
-        }
-        let alone = heavy > BYTES;
-        if let Some((name, bucket)) = inbox {
-            buckets.insert(name.clone(), bucket);
-            seen.insert((name, bucket), if alone { usize::MAX } else { number });
-        }
-        if alone {
-            // A row alone is no batch and may be of any size.
-            if let Some(wave) = waves.last_mut() {
-                wave.extend(rows.into_iter().map(|row| vec![row]));
-            }
-        } else {
-            bytes += heavy;
             open.extend(rows);
+            (bytes, at) = (bytes + heavy, bucket);
+        }
+        if !open.is_empty() {
+            put(wave, open);
         }
     }
-    if let Some(wave) = waves.last_mut()
-        && !open.is_empty()
-    {
-        wave.push(open);
-    }
-    waves
+    waves.into_iter().map(cut).collect()
 }
 
 #[cfg(test)]

@@ -30,9 +30,9 @@ use super::statements::{Pick, Statements};
 use crate::{OpenError, urls::Address};
 
 /// Rows of one request: past some tens more rows make it no cheaper, and a lost request repeats fewer.
-const ROWS: usize = 60;
+pub(super) const ROWS: usize = 60;
 /// Bytes of one request of several rows: a server refuses batches of 50 KiB (Cassandra's default), its own count included.
-const BYTES: usize = 32 * 1024;
+pub(super) const BYTES: usize = 32 * 1024;
 /// What a row weighs besides its values.
 const ROW_BYTES: usize = 96;
 /// Rows of one page of a read.
