@@ -2,9 +2,12 @@
 //!
 //! Who takes the next one is decided by [`Turns`]; this is the handle that gives a credit back and wakes who waits for it.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
-use schemas::{Lane, limits::FlowLimits};
+use schemas::{Lane, Millis, limits::FlowLimits};
 use timely::scheduling::Activator;
 
 use crate::operators::prioritise::Turns;
@@ -15,13 +18,16 @@ pub(crate) struct Credits(Rc<Inner>);
 
 struct Inner {
     turns: RefCell<Turns>,
+    /// When somebody last asked.
+    asked: Cell<Millis>,
     gates: RefCell<[Option<Activator>; 3]>,
 }
 
 impl Credits {
     /// All free.
     pub(crate) fn new(limits: &FlowLimits) -> Self {
-        Self(Rc::new(Inner { turns: RefCell::new(Turns::new(limits)), gates: RefCell::default() }))
+        let (turns, asked) = (RefCell::new(Turns::new(limits)), Cell::new(Millis(0)));
+        Self(Rc::new(Inner { turns, asked, gates: RefCell::default() }))
     }
 
     /// Whom to wake when this lane may take one.
@@ -36,12 +42,13 @@ impl Credits {
 
     /// Says whether a lane has a batch ready, and takes a credit for it if it is its turn: the batch then collects it with
     /// [`Credits::taken`]. If it is another lane's turn, that one is woken.
-    pub(crate) fn ask(&self, lane: Lane, ready: bool) -> bool {
+    pub(crate) fn ask(&self, lane: Lane, ready: bool, now: Millis) -> bool {
+        self.0.asked.set(now);
         let mut turns = self.0.turns.borrow_mut();
         turns.set_ready(lane, ready);
-        match turns.next() {
+        match turns.next(now) {
             Some(next) if next == lane => {
-                turns.take(lane);
+                turns.take(lane, now);
                 true
             }
             Some(next) => {
@@ -75,7 +82,8 @@ impl Drop for Credit {
         self.of.0.turns.borrow_mut().give_back(self.lane);
         // Its own lane looks again too: with fewer batches in flight it may no longer wait for a full one.
         self.of.wake(self.lane);
-        if let Some(next) = self.of.0.turns.borrow().next() {
+        // A lane that holds few because of more urgent ones is woken by its own: the time may be an older one.
+        if let Some(next) = self.of.0.turns.borrow().next(self.of.0.asked.get()) {
             self.of.wake(next);
         }
     }

@@ -25,6 +25,11 @@ pub(crate) struct Turns {
     free: usize,
     held: [usize; 3],
     most: [usize; 3],
+    /// What a lane may hold while a more urgent one keeps coming, and for how long after its last batch that counts, ms.
+    beside: usize,
+    beside_ms: u64,
+    /// When a lane last took a credit.
+    took: [Option<Millis>; 3],
     ready: [bool; 3],
     /// Of ten credits, so many go to a lane that waits.
     share: usize,
@@ -42,7 +47,17 @@ impl Turns {
         let all = limits.credits.max(1);
         // A backlog of one lane leaves credits for the lanes before it: else High would wait for Low's deliveries to end.
         let most = [all, (all - all / 8).max(1), (all - all / 4).max(1)];
-        Self { free: all, held: [0; 3], most, ready: [false; 3], share: limits.low_share_of_ten.min(5), debt: [0; 3] }
+        Self {
+            free: all,
+            held: [0; 3],
+            most,
+            beside: limits.credits_beside_urgent.max(1),
+            beside_ms: limits.urgent_ms,
+            took: [None; 3],
+            ready: [false; 3],
+            share: limits.low_share_of_ten.min(5),
+            debt: [0; 3],
+        }
     }
 
     /// Batches of a lane that hold a credit.
@@ -58,21 +73,29 @@ impl Turns {
         }
     }
 
-    fn may(&self, lane: Lane) -> bool {
+    fn may(&self, lane: Lane, now: Millis) -> bool {
         let i = index(lane);
-        self.free > 0 && self.ready[i] && self.held[i] < self.most[i]
+        self.free > 0 && self.ready[i] && self.held[i] < self.most(i, now)
+    }
+
+    /// Credits that a lane may hold now. Whatever comes of urgent ones is given back within moments, and then asked again:
+    /// nobody has to be woken when a lane may hold more.
+    fn most(&self, lane: usize, now: Millis) -> usize {
+        let lately = |took: &Option<Millis>| took.is_some_and(|at| now.since(at) < self.beside_ms);
+        if self.took[..lane].iter().any(lately) { self.most[lane].min(self.beside) } else { self.most[lane] }
     }
 
     /// Whose turn it is, if anyone's.
-    pub(crate) fn next(&self) -> Option<Lane> {
+    pub(crate) fn next(&self, now: Millis) -> Option<Lane> {
         let owed = |lane: &Lane| *lane != Lane::High && self.debt[index(*lane)] + self.share >= 10;
-        let waiting = || Priority::ALL.into_iter().filter(|lane| self.may(*lane));
+        let waiting = || Priority::ALL.into_iter().filter(|lane| self.may(*lane, now));
         waiting().rev().find(owed).or_else(|| waiting().next())
     }
 
     /// The lane whose turn it is takes a credit.
-    pub(crate) fn take(&mut self, lane: Lane) {
+    pub(crate) fn take(&mut self, lane: Lane, now: Millis) {
         let taken = index(lane);
+        self.took[taken] = Some(now);
         for (i, debt) in self.debt.iter_mut().enumerate().filter(|(i, _)| *i != taken) {
             if self.ready[i] {
                 // Held at ten: a lane that waits at its own bound does not save up for a burst.
@@ -143,7 +166,7 @@ pub(crate) fn prioritise<'scope>(items: Items<'scope>, lane: Lane, shared: &Rc<S
             loop {
                 let in_flight = shared.credits.held(lane);
                 let ready = Line { waiting: queue.waiting, oldest: queue.oldest(), in_flight }.ready(now, limits);
-                if !shared.credits.ask(lane, ready == Ready::Now) {
+                if !shared.credits.ask(lane, ready == Ready::Now, now) {
                     if let Ready::At(at) = ready
                         && armed.is_none_or(|armed| armed <= now)
                     {
@@ -168,8 +191,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const NOW: Millis = Millis(1_000);
+
+    // No lane is held back by a more urgent one, where a test does not say so.
     fn turns(credits: usize, share: usize) -> Turns {
-        Turns::new(&FlowLimits { credits, low_share_of_ten: share, ..FlowLimits::default() })
+        let limits = FlowLimits { credits, low_share_of_ten: share, urgent_ms: 0, ..FlowLimits::default() };
+        Turns::new(&limits)
     }
 
     #[test]
@@ -178,8 +205,8 @@ mod tests {
         Priority::ALL.into_iter().for_each(|lane| turns.set_ready(lane, true));
         let mut taken = String::new();
         for _ in 0..20 {
-            let lane = turns.next().unwrap();
-            turns.take(lane);
+            let lane = turns.next(NOW).unwrap();
+            turns.take(lane, NOW);
             taken.push_str(&lane.word()[..1]);
         }
         // Low's share comes first when two lanes have waited alike; Normal's follows.
@@ -190,10 +217,32 @@ mod tests {
     fn a_backlog_of_low_leaves_credits_for_high() {
         let mut turns = turns(32, 1);
         turns.set_ready(Lane::Low, true);
-        let low = std::iter::from_fn(|| turns.next().inspect(|lane| turns.take(*lane))).count();
+        let low = std::iter::from_fn(|| turns.next(NOW).inspect(|lane| turns.take(*lane, NOW))).count();
         assert_eq!(low, 24);
         turns.set_ready(Lane::High, true);
-        assert_eq!(turns.next(), Some(Lane::High));
+        assert_eq!(turns.next(NOW), Some(Lane::High));
+    }
+
+    #[test]
+    fn low_holds_a_few_credits_while_high_keeps_coming() {
+        let limits = FlowLimits { credits: 32, credits_beside_urgent: 4, urgent_ms: 50, ..FlowLimits::default() };
+        let mut turns = Turns::new(&limits);
+        turns.set_ready(Lane::High, true);
+        assert_eq!(turns.next(NOW), Some(Lane::High));
+        turns.take(Lane::High, NOW);
+        turns.set_ready(Lane::High, false);
+        turns.set_ready(Lane::Low, true);
+        let held = |turns: &mut Turns, now: Millis| {
+            while let Some(lane) = turns.next(now) {
+                turns.take(lane, now);
+            }
+            turns.held(Lane::Low)
+        };
+        assert_eq!(held(&mut turns, NOW), 4);
+        assert_eq!(held(&mut turns, NOW.plus(49)), 4);
+        turns.give_back(Lane::Low);
+        assert_eq!(held(&mut turns, NOW.plus(49)), 4, "one for one: it goes on");
+        assert_eq!(held(&mut turns, NOW.plus(50)), 24, "nothing urgent has come for a while");
     }
 
     #[derive(Debug, Clone)]
@@ -231,16 +280,16 @@ mod tests {
                     }
                     Move::Back(_) => {}
                     Move::Take => {
-                        let Some(lane) = turns.next() else {
-                            prop_assert!(Priority::ALL.into_iter().all(|lane| !turns.may(lane)));
+                        let Some(lane) = turns.next(NOW) else {
+                            prop_assert!(Priority::ALL.into_iter().all(|lane| !turns.may(lane, NOW)));
                             continue;
                         };
                         let i = index(lane);
                         prop_assert!(turns.ready[i]);
                         // Passed over only for a share that was due, and a share is due only after enough were passed over.
-                        let urgent = Priority::ALL[..i].iter().any(|l| turns.may(*l));
+                        let urgent = Priority::ALL[..i].iter().any(|l| turns.may(*l, NOW));
                         if urgent { prop_assert!(share > 0 && (run[i] + 2) * share >= 10, "{} passed over {}", lane.word(), run[i]); }
-                        turns.take(lane);
+                        turns.take(lane, NOW);
                         out[i] += 1;
                         for (l, run) in run.iter_mut().enumerate() { *run = if turns.ready[l] && l != i { *run + 1 } else { 0 } }
                     }
@@ -259,8 +308,8 @@ mod tests {
             turns.set_ready(Lane::Low, true);
             let mut taken = Vec::new();
             for _ in 0..100 {
-                let lane = turns.next().unwrap();
-                turns.take(lane);
+                let lane = turns.next(NOW).unwrap();
+                turns.take(lane, NOW);
                 taken.push(lane);
             }
             for ten in taken.windows(10) { prop_assert!(ten.iter().filter(|l| **l == Lane::Low).count() >= share); }

@@ -4,6 +4,7 @@
 
 mod a_batch_answers_every_item;
 mod a_broadcast_reaches_everyone_once;
+mod a_clock_that_jumps_loses_nothing;
 mod a_drain_loses_nobody;
 mod a_folder_that_cannot_be_written_is_refused;
 mod a_full_disk_refuses_and_loses_nothing;
