@@ -19,6 +19,9 @@ type AskTime = Box<dyn Fn() -> BoxFuture<'static, PortResult<Timestamp>> + Send 
 #[derive(Default)]
 pub(crate) struct Servers {
     closing: Vec<BoxFuture<'static, ()>>,
+    /// The identity of the log, where servers keep it.
+    #[cfg_attr(not(all(feature = "kafka", feature = "scylla")), allow(dead_code, reason = "compared where there are both"))]
+    log: Option<String>,
     clocks: Vec<(&'static str, AskTime)>,
 }
 
@@ -42,6 +45,7 @@ impl Servers {
         #[cfg(feature = "kafka")]
         {
             let log = crate::log::kafka::KafkaLog::open(address, limits, clock.clone()).await?;
+            self.log = Some(log.identity());
             let closing = log.clone();
             self.closing.push(Box::pin(async move { closing.close().await }));
             Ok(Some(log))
@@ -60,6 +64,9 @@ impl Servers {
         #[cfg(feature = "scylla")]
         {
             let history = crate::history::scylla::ScyllaHistory::open(address, limits, clock.clone()).await?;
+            if let Some(log) = &self.log {
+                history.belongs_to(log, address).await?;
+            }
             let closing = history.clone();
             self.closing.push(Box::pin(async move {
                 if let Err(why) = closing.close().await {

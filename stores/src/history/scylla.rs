@@ -32,13 +32,19 @@ mod writes;
 
 use std::{sync::Arc, time::Duration};
 
-use schemas::{Clock, limits::StoreLimits, port::PortResult};
+use schemas::{
+    Clock,
+    limits::StoreLimits,
+    port::{PortError, PortResult},
+};
 
-use self::{cursors::Moves, recorder::Recorder, session::Cql, shared::Shared};
+use self::{cursors::Moves, recorder::Recorder, session::Cql, shared::Shared, statements::Pick};
 use crate::{OpenError, urls::Address};
 
 /// How often counts are written and the epochs of owned partitions looked at.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often it is asked whose a history is, while that is being said for the first time.
+const CLAIMS: usize = 5;
 /// Days that rows stand: 30 of retention and a week more.
 const TTL_DAYS: u64 = 37;
 
@@ -66,6 +72,36 @@ impl ScyllaHistory {
         let recorder = Recorder::start(Arc::clone(&shared));
         tokio::spawn(keep(Arc::downgrade(&shared)));
         Ok(Arc::new(Self { shared, recorder, moves, burying: tokio::sync::Mutex::default() }))
+    }
+
+    /// Says that this history is that of a log, by the log's identity. The first who says so decides; another log is refused,
+    /// because its records would be found under places and epochs that are another installation's.
+    pub async fn belongs_to(&self, log: &str, address: &Address) -> Result<(), OpenError> {
+        let cql = &self.shared.cql;
+        let away = |why: PortError| OpenError::Unreachable {
+            what: "the history",
+            hosts: address.hosts.join(","),
+            setting: "stores.history",
+            why: why.to_string(),
+        };
+        for _ in 0..CLAIMS {
+            match cql.rows::<(String,)>(Pick::Installation, ()).await.map_err(away)?.into_iter().next() {
+                Some((whose,)) if whose == log => return Ok(()),
+                Some((whose,)) => {
+                    return Err(OpenError::Address(format!(
+                        "`{address}`: this history belongs to the log {whose} and not to {log}: name its own log in \
+                         stores.log, or give this installation a keyspace of its own in stores.history; after the log has \
+                         moved for good, see docs/cql.md"
+                    )));
+                }
+                None => match cql.decide(Pick::Claim, (log,)).await {
+                    // Somebody else was first, or it is not known whether this was: what stands tells.
+                    Ok(_) | Err(PortError::Unknown(_)) => {}
+                    Err(why) => return Err(away(why)),
+                },
+            }
+        }
+        Err(away(PortError::Unavailable("it cannot be said whose history this is".into())))
     }
 
     /// Writes what is only in memory: cursor moves and counts. To be called before the process ends.

@@ -212,7 +212,11 @@ fn start(role: &str, cluster: &Cluster, more: &[&str]) -> (Option<i32>, String) 
 async fn a_set_up_that_cannot_work_is_refused_in_a_sentence() {
     let cluster = Cluster::start(small).await;
     let (kafka, cql) = (cluster.kafka.hosts(), cluster.cassandra.hosts());
-    let table: [(&str, String, i32, &[&str]); 8] = [
+    // Another installation's log, whole and well, beside this one's history.
+    let others = ["--set", &format!("stores.log=kafka://{kafka}/others."), "--set", "limits.store.partitions=6"];
+    cluster.command(&["topics", "create"], &others.map(str::to_owned)).await.unwrap();
+    let table: [(&str, String, i32, &[&str]); 9] = [
+        ("pipeline", format!("stores.log=kafka://{kafka}/others."), 3, &["belongs to", "esh3ar.", "others.", "stores.history"]),
         ("pipeline", "stores.log=kafka://127.0.0.1:9/".into(), 3, &["Kafka", "stores.log"]),
         ("gateway", "stores.history=scylla://127.0.0.1:9/esh3ar".into(), 3, &["stores.history"]),
         ("ingest", format!("stores.log=kafka://{kafka}/other."), 3, &["topic", "topics create"]),

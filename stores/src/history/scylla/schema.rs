@@ -12,7 +12,10 @@ use super::session::connect;
 use crate::{OpenError, urls::Address};
 
 /// The versions, in order.
-const VERSIONS: &[(i32, &str)] = &[(1, include_str!("../../../../schemas/cql/001_history.cql"))];
+const VERSIONS: &[(i32, &str)] = &[
+    (1, include_str!("../../../../schemas/cql/001_history.cql")),
+    (2, include_str!("../../../../schemas/cql/002_installation.cql")),
+];
 /// How long one statement that changes the schema may take: servers agree on it among themselves.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -90,6 +90,8 @@ statements! {
     NextEpoch = "UPDATE CTL.epochs SET epoch = ? WHERE partition = ? IF epoch = ?",
     Begin = "INSERT INTO CTL.broadcasts (id, attempt, asked, recipients, version, progress) VALUES (?, ?, ?, ?, 0, ?) IF NOT EXISTS USING TTL ?",
     Progress = "UPDATE CTL.broadcasts USING TTL ? SET version = ?, progress = ? WHERE id = ? IF version = ?",
+    Installation = "SELECT log FROM CTL.installation WHERE one = 0",
+    Claim = "INSERT INTO CTL.installation (one, log) VALUES (0, ?) IF NOT EXISTS",
     Broadcast = "SELECT attempt, asked, recipients, version, progress FROM CTL.broadcasts WHERE id = ?",
 }
 
@@ -101,7 +103,7 @@ impl Statements {
     pub(super) async fn prepare(session: &Session, keyspace: &str) -> Result<Self, String> {
         let texts = TEXTS.iter().map(|text| fill(text, keyspace));
         let mut prepared = futures::future::try_join_all(texts.map(async |text| prepare(session, &text).await)).await?;
-        for pick in [Pick::Epoch, Pick::Broadcast] {
+        for pick in [Pick::Epoch, Pick::Broadcast, Pick::Installation] {
             // What a transaction left half done is finished before this is answered.
             if let Some(statement) = prepared.get_mut(pick as usize) {
                 statement.set_consistency(scylla::statement::Consistency::LocalSerial);

@@ -75,6 +75,49 @@ async fn applying_again_changes_nothing_and_a_newer_schema_is_left_alone() {
     }
 }
 
+/// An older schema is refused with what mends it, and mended by it; the tables that were there stay as they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_schema_is_brought_up_to_date() {
+    let keyspace = format!("older_{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+    let address = shared().await.replace("/esh3ar?", &format!("/{keyspace}?"));
+    let (parsed, limits) = (Address::parse(&address).unwrap(), StoreLimits::default());
+    let made = schema::apply(&parsed, &limits).await.unwrap();
+    let inbox = inbox(&tenant(), 1);
+    record(&*open(&address).await, &entries(&inbox, 3)).await;
+    // As version 1 left it.
+    let session = scylla_session(&parsed.hosts[0]).await;
+    for statement in [
+        format!("DROP TABLE {keyspace}_control.installation"),
+        format!("DELETE FROM {keyspace}_control.schema_versions WHERE one = 0 AND version > 1"),
+    ] {
+        session.query_unpaged(statement, ()).await.unwrap();
+    }
+    let why = refusal(&address).await;
+    assert!(why.contains("version 1") && why.contains("esh3ar schema apply"), "{why}");
+    assert_eq!(schema::apply(&parsed, &limits).await.unwrap(), made);
+    assert_eq!(whole(&*open(&address).await, &inbox).await.len(), 3);
+}
+
+/// A history is one log's: who is first says which, also where several are first at once, and another log is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_of_another_log_is_refused() {
+    let keyspace = format!("whose_{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+    let address = Address::parse(&shared().await.replace("/esh3ar?", &format!("/{keyspace}?"))).unwrap();
+    schema::apply(&address, &StoreLimits::default()).await.unwrap();
+    let history = open(&address_text(&address)).await;
+    let logs: Vec<_> = (0..6).map(|n| format!("kafka:c{n}/esh3ar.")).collect();
+    let claims = futures::future::join_all(logs.iter().map(|log| history.belongs_to(log, &address))).await;
+    let won: Vec<_> = claims.iter().zip(&logs).filter(|(claim, _)| claim.is_ok()).map(|(_, log)| log).collect();
+    assert_eq!(won.len(), 1, "{claims:?}");
+    history.belongs_to(won[0], &address).await.unwrap();
+    let why = history.belongs_to("kafka:other/esh3ar.", &address).await.unwrap_err().to_string();
+    assert!(why.contains(won[0]) && why.contains("kafka:other/esh3ar.") && why.contains("stores.log"), "{why}");
+}
+
+fn address_text(address: &Address) -> String {
+    format!("scylla://{}/{}?replication=1", address.hosts.join(","), address.path)
+}
+
 async fn scylla_session(host: &str) -> scylla::client::session::Session {
     scylla::client::session_builder::SessionBuilder::new().known_node(host).build().await.unwrap()
 }
