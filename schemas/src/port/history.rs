@@ -172,6 +172,10 @@ pub struct Unread {
 /// is removed under the same rule ([`Schedule::epochs`]): by an owner that was overtaken, never before what came of it stands
 /// in the inbox that the newer one goes on with.
 /// A reader whose `from` turns out to be such an entry goes on with what follows the fork: nothing of the chain is skipped.
+///
+/// What an owner was told of by `tails` or `known` stays in the inbox whatever older owners write afterwards, also where it
+/// has written nothing there itself: it commits offsets on the strength of it. A store that leaves late entries aside seals
+/// an end before it tells it to the owner.
 #[async_trait]
 pub trait Inboxes: Send + Sync {
     /// Takes partitions over: raises and returns each one's epoch, durably.
