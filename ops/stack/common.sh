@@ -152,10 +152,11 @@ kill_node() {
   waits 10 node_ended "$1" || fail "node $1 does not end"
 }
 
-# watch_until SCRIPT: when the process of --until has ended, stops the servers and removes the folder.
+# watch_until SCRIPT: when the process of --until has ended, stops the servers and removes the folder; also where a deadline ended
+# the whole process group, which is why it ignores the signal that deadlines send.
 watch_until() {
   [ -n "$until" ] || return 0
-  nohup bash -c 'tail --pid="$1" -f /dev/null; "$2" stop --folder "$3" && rm -rf "$3"' watch "$until" "$1" "$folder" >/dev/null 2>&1 </dev/null &
+  nohup bash -c 'trap "" TERM INT; tail --pid="$1" -f /dev/null; "$2" stop --folder "$3" && rm -rf "$3"' watch "$until" "$1" "$folder" >/dev/null 2>&1 </dev/null &
   disown
 }
 
