@@ -3,6 +3,7 @@
 mod broker;
 mod group;
 mod refusals;
+mod retention;
 
 use std::sync::Arc;
 

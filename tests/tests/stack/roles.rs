@@ -239,7 +239,12 @@ async fn a_set_up_that_cannot_work_is_refused_in_a_sentence() {
 /// for: what needs it waits, and readiness says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_waits_for_its_servers() {
-    let mut cluster = Cluster::start(small).await;
+    let mut at = std::path::PathBuf::new();
+    let mut cluster = Cluster::start(|folder| {
+        folder.clone_into(&mut at);
+        small(folder)
+    })
+    .await;
     let (gateway, pipeline) = (cluster.nth(Role::Gateway, 0), cluster.nth(Role::Pipeline, 0));
     cluster.redis.kill(1).await.unwrap();
     cluster.members[gateway].kill();
@@ -250,15 +255,17 @@ async fn a_start_waits_for_its_servers() {
 
     cluster.kafka.kill(1).await.unwrap();
     cluster.members[pipeline].kill();
+    let log = at.join(&cluster.members[pipeline].name).with_extension("log");
     let ops::cluster::Cluster { members, kafka, .. } = &mut *cluster;
     let coming = async {
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        eventually("the start to say that it waits", async || {
+            std::fs::read_to_string(&log).ok().filter(|said| said.contains("waiting, for"))
+        })
+        .await;
         kafka.restart(1).await.unwrap();
     };
     let (started, ()) = tokio::join!(members[pipeline].start(), coming);
     started.unwrap();
-    let log = cluster.members[pipeline].log();
-    assert!(log.contains("waiting, for"), "{log}");
     let mut phone = cluster.phone(&number(1));
     phone.insist().await;
     cluster.business().insist(&number(1), "hello", "k").await;
