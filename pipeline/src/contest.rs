@@ -309,8 +309,13 @@ fn run(strict: bool, faults: usize, happenings: Vec<Happening>) -> Result<(), Te
     runtime.block_on(play(strict, faults, happenings))
 }
 
+/// A minute's worth of them, or as many as are asked for.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 60, ..ProptestConfig::with_cases(60) })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 60, ..ProptestConfig::with_cases(cases()) })]
 
     // Every accepted id stands exactly once in the live chain, in order within (recipient, lane), none is lost, no offset is
     // committed past unfinished work: where history refuses a late owner,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 
-/// Servers of one kind.
+/// Servers of one kind. They end when this is dropped.
 pub struct Nodes {
     script: PathBuf,
     folder: PathBuf,
@@ -76,6 +76,31 @@ impl Nodes {
 
     fn folder(&self) -> Result<&str> {
         self.folder.to_str().context("the folder's name is not UTF-8")
+    }
+
+    /// Ends what still runs. A process whose id was given again since is another's and is left alone.
+    fn end(&self) {
+        for node in 1..=self.count() {
+            let text = std::fs::read_to_string(self.folder.join(format!("node{node}/pid"))).unwrap_or_default();
+            let mut words = text.split_whitespace();
+            let (Some(number), Some(born)) = (words.next().and_then(|word| word.parse().ok()), words.next()) else {
+                continue;
+            };
+            let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+            // After the name in brackets, which may hold anything, the twentieth word is when it began.
+            let began = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19));
+            if let Some(pid) = Pid::from_raw(number)
+                && began == Some(born)
+            {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

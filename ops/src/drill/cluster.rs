@@ -34,6 +34,8 @@ const EVERY: usize = 6;
 const WARM_UP: Duration = Duration::from_secs(10);
 /// How long the full rate may take to come back before the drill goes on without it.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is asked whether anything waits still.
+const ASKED_EVERY: Duration = Duration::from_millis(250);
 /// Between two faults, after the full rate is back.
 const BREATH: Duration = Duration::from_secs(2);
 
@@ -111,7 +113,7 @@ pub struct ClusterReport {
     pub faults: Vec<Told>,
     /// Memory of our processes together, bytes: before the first fault, and at the end.
     pub resident: (u64, u64),
-    /// What was waiting in the lanes at the end: must be nothing.
+    /// What was waiting in the lanes once the load had ended and everything had time to settle: must be nothing.
     pub waiting: u64,
     /// The seed, to see it again.
     pub seed: u64,
@@ -184,9 +186,15 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
         tokio::time::sleep(BREATH).await;
     }
     report.resident.1 = resident(&cluster);
-    report.waiting = waiting(&cluster, &*clock).await?;
+    // What waits is counted when nobody sends any more: every group has to come to its end.
     world.over.cancel();
     tasks.shutdown().await;
+    let until = clock.mono().plus(drill.settle_ms);
+    report.waiting = waiting(&cluster, &*clock).await?;
+    while report.waiting > 0 && clock.mono() < until {
+        tokio::time::sleep(ASKED_EVERY).await;
+        report.waiting = waiting(&cluster, &*clock).await?;
+    }
     if report.is_clean() {
         cluster.stop().await?;
     }
