@@ -6,7 +6,7 @@
 //! that, three owners of which two are late lose messages.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -174,9 +174,12 @@ impl Inboxes for Store {
             for entry in entries {
                 kept.inboxes.entry(entry.inbox.clone()).or_default().insert(entry.position, entry.clone());
             }
-            if !late {
-                kept.due.retain(|due| !schedule.done.contains(due));
-            }
+            // A row stays where its own partition is another's by now; those of the others in the batch go.
+            let overtaken: BTreeSet<_> = {
+                let is_late = |(p, epoch): &&(Partition, Epoch)| kept.epochs.get(p).is_some_and(|last| epoch < last);
+                schedule.epochs.iter().filter(is_late).map(|(p, _)| *p).collect()
+            };
+            kept.due.retain(|due| overtaken.contains(&due.partition) || !schedule.done.contains(due));
             for due in &schedule.add {
                 if !kept.due.contains(due) && kept.find(due.id).is_none() {
                     kept.due.push(due.clone());
