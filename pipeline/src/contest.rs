@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use schemas::{
-    Clock as _, DeviceId, Fact, Inbox, Limits, Message, MessageId, NodeId, Partition, Priority, Reason, SessionId,
+    Clock, DeviceId, Fact, Inbox, Limits, Message, MessageId, Millis, NodeId, Partition, Priority, Reason, SessionId,
     Timestamp, Topic, TopicPartition, UserId, What,
     limits::FlowLimits,
     port::{Dead, Dispatch, Hint, NodeLoad, Outcome, Place, PortResult, Presence, Routed, Taken},
@@ -31,6 +31,30 @@ use group::{Group, Member};
 use store::Store;
 
 const PARTITIONS: u16 = 3;
+
+/// A clock that goes by itself and can be pushed on: timers are never ahead of it, as with a real one.
+struct Pushed(ManualClock, tokio::time::Instant);
+
+impl Pushed {
+    fn at(start: Timestamp) -> Self {
+        Self(ManualClock::at(start), tokio::time::Instant::now())
+    }
+    fn pass(&self, ms: u64) {
+        self.0.pass(ms);
+    }
+    fn gone_ms(&self) -> u64 {
+        self.1.elapsed().as_millis() as u64
+    }
+}
+
+impl Clock for Pushed {
+    fn wall(&self) -> Timestamp {
+        self.0.wall().plus_ms(self.gone_ms())
+    }
+    fn mono(&self) -> Millis {
+        self.0.mono().plus(self.gone_ms())
+    }
+}
 
 /// A process that can be frozen: none of its calls begins or ends meanwhile.
 #[derive(Clone)]
@@ -125,7 +149,7 @@ impl Dispatch for Node {
 struct World {
     group: Arc<Group>,
     store: Store,
-    clock: Arc<ManualClock>,
+    clock: Arc<Pushed>,
     ices: Vec<Ice>,
     sent: Arc<Mutex<Vec<Hint>>>,
     accepted: Vec<Message>,
@@ -134,7 +158,7 @@ struct World {
 
 impl World {
     fn start(strict: bool, faults: usize) -> Self {
-        let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
+        let clock = Arc::new(Pushed::at(Timestamp(1_000_000)));
         let store = Store::new(strict, faults);
         let group = Arc::new(Group::new(PARTITIONS, store.clone()));
         let (sent, ices) = (Arc::default(), vec![Ice::new(), Ice::new()]);

@@ -6,7 +6,7 @@
 //! that, three owners of which two are late lose messages.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -174,17 +174,20 @@ impl Inboxes for Store {
             for entry in entries {
                 kept.inboxes.entry(entry.inbox.clone()).or_default().insert(entry.position, entry.clone());
             }
-            // A row stays where its own partition is another's by now; those of the others in the batch go.
-            let overtaken: BTreeSet<_> = {
-                let is_late = |(p, epoch): &&(Partition, Epoch)| kept.epochs.get(p).is_some_and(|last| epoch < last);
-                schedule.epochs.iter().filter(is_late).map(|(p, _)| *p).collect()
-            };
-            kept.due.retain(|due| overtaken.contains(&due.partition) || !schedule.done.contains(due));
             for due in &schedule.add {
                 if !kept.due.contains(due) && kept.find(due.id).is_none() {
                     kept.due.push(due.clone());
                 }
             }
+            // Before rows are taken away it is looked whose they are: who was overtaken takes none, and is told.
+            let is_late = |p: Partition| {
+                let mut mine = schedule.epochs.iter().filter(|(of, _)| *of == p);
+                mine.any(|(_, epoch)| kept.epochs.get(&p).is_some_and(|last| epoch < last))
+            };
+            if schedule.done.iter().any(|due| is_late(due.partition)) {
+                return Err(PortError::Fenced("overtaken".into()));
+            }
+            kept.due.retain(|due| !schedule.done.contains(due));
         }
         self.ice.thawed().await;
         if fails { Err(PortError::Unknown("perhaps".into())) } else { Ok(()) }
