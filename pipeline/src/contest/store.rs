@@ -119,12 +119,14 @@ impl Inboxes for Store {
         Ok(partitions.iter().map(&mut raise).collect())
     }
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
+        // For who owned them when it asked: a takeover that comes while it is frozen is another's question.
+        let mine = self.mine.lock().clone();
         self.ice.thawed().await;
         let tails = {
             let mut kept = self.kept.lock();
             for inbox in inboxes.iter().filter(|_| !self.strict) {
                 let end = kept.chain(inbox).last().map_or(Position::START, |entry| entry.position);
-                let epoch = self.mine.lock().get(&inbox.partition).copied().unwrap_or_default();
+                let epoch = mine.get(&inbox.partition).copied().unwrap_or_default();
                 let pins = kept.pins.entry(inbox.clone()).or_default();
                 // Who reads late reads what the newer one has.
                 if pins.keys().all(|newer| *newer < epoch) {

@@ -23,7 +23,14 @@ where
     }
     let mut backoff = Backoff::default();
     while owners.any_held(&kit.ownership) {
-        match kit.gates.history.call(read()).await {
+        // Asked again behind the gate, where it may have waited: what is lost by then is no owner's question any more.
+        let reading = async {
+            match owners.any_held(&kit.ownership) {
+                true => read().await,
+                false => Err(PortError::Fenced("nothing of it is held any more".into())),
+            }
+        };
+        match kit.gates.history.call(reading).await {
             Ok(answers) if answers.len() == asked.len() => return Some(answers),
             Ok(_) => again("read", &"history answered another number than was asked", &backoff),
             Err(why @ (PortError::Rejected(_) | PortError::Fenced(_))) => {

@@ -1,6 +1,6 @@
 //! Inboxes: takeover, recording, and everything found by id or at the end of an inbox.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -46,24 +46,25 @@ impl Shared {
         Err(PortError::Unavailable(format!("partition {partition} is being taken over by others all the time")))
     }
 
-    async fn ends(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
-        let owned = {
-            let mine = self.mine.lock();
-            inboxes.iter().any(|inbox| mine.contains_key(&inbox.partition))
-        };
-        let _alone = if owned { Some(self.sealing.lock().await) } else { None };
-        let asked = inboxes.iter().cloned().map(|inbox| async move { self.sealed_end(&inbox).await });
+    /// The ends of inboxes, for who owned these partitions when it asked. A takeover that ends while the question waits is
+    /// another's: sealed under it, an end would shut out an owner that came in between and is rightful.
+    async fn ends(&self, inboxes: &[Inbox], owned: &BTreeMap<Partition, Epoch>) -> PortResult<Vec<Tail>> {
+        let seals = inboxes.iter().any(|inbox| owned.contains_key(&inbox.partition));
+        let _alone = if seals { Some(self.sealing.lock().await) } else { None };
+        let asked = inboxes.iter().cloned().map(|inbox| async move {
+            let own = owned.get(&inbox.partition).copied();
+            self.sealed_end(&inbox, own).await
+        });
         stream::iter(asked).buffered(READS).try_collect().await
     }
 
     /// The end of an inbox. To its owner it is told once a takeover, and sealed before: from then on the chain goes on from
     /// here, and whatever older owners write afterwards is not in the inbox, also while the owner has written nothing yet. So
     /// what was told to be there stays there, whoever comes next.
-    async fn sealed_end(&self, inbox: &Inbox) -> PortResult<Tail> {
+    async fn sealed_end(&self, inbox: &Inbox, own: Option<Epoch>) -> PortResult<Tail> {
         let name = keys::inbox(inbox);
         let head = self.head(&name).await?;
         let end = self.end(&name, &head).await?;
-        let own = self.mine.lock().get(&inbox.partition).copied();
         let Some(own) = own.filter(|own| head.forks.newest() < *own) else { return Ok(end) };
         let (first, stamp) = (end.position.next(own), self.stamps.next(own));
         let mut rows = vec![writes::fork_row(&name, first, end.position, stamp)];
@@ -72,7 +73,6 @@ impl Shared {
             rows.push(Write::new(Pick::ForkGone, vec![BigInt(stamp), Text(name.clone()), Int(epoch)]));
         }
         self.cql.send(rows).await?;
-        self.sealed.lock().put(inbox.clone(), first);
         Ok(end)
     }
 
@@ -111,22 +111,20 @@ impl Shared {
     }
 
     pub(super) async fn known_ids(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Known>>> {
+        let owned = self.owned();
         let places = self.places(ids).await?;
         if places.is_empty() {
             return Ok(vec![None; ids.len()]);
         }
         // What is told to be there must stay there: the ends of these inboxes are sealed first.
         let mut older = HashSet::new();
-        {
-            let mine = self.mine.lock();
-            for (inbox, at) in places.values().filter_map(|place| place.inbox.as_ref().zip(place.position)) {
-                if mine.get(&inbox.partition).is_some_and(|own| at.epoch < *own) {
-                    older.insert(inbox.clone());
-                }
+        for (inbox, at) in places.values().filter_map(|place| place.inbox.as_ref().zip(place.position)) {
+            if owned.get(&inbox.partition).is_some_and(|own| at.epoch < *own) {
+                older.insert(inbox.clone());
             }
         }
         if !older.is_empty() {
-            self.ends(&older.into_iter().collect::<Vec<_>>()).await?;
+            self.ends(&older.into_iter().collect::<Vec<_>>(), &owned).await?;
         }
         let heads = self.heads_of(&places).await?;
         {
@@ -228,7 +226,8 @@ impl Inboxes for ScyllaHistory {
     }
 
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
-        self.shared.ends(inboxes).await
+        let owned = self.shared.owned();
+        self.shared.ends(inboxes, &owned).await
     }
 
     async fn known(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Known>>> {

@@ -30,7 +30,7 @@ use super::{
 const IDS: usize = 100;
 /// Reads of one call on their way at once.
 pub(super) const READS: usize = 32;
-/// Inboxes and buckets remembered as written to, and ends that were answered: some tens of bytes each.
+/// Buckets remembered as written to: some tens of bytes each.
 const MARKS: usize = 100_000;
 
 /// What is remembered of a message while facts about it come in.
@@ -79,8 +79,6 @@ pub(super) struct Shared {
     /// The newest epoch known of a partition.
     pub(super) newest: Mutex<HashMap<Partition, Epoch>>,
     pub(super) known: Mutex<Ages<MessageId, Known>>,
-    /// Inboxes whose end was told to the owner: since which takeover, and from where it goes on.
-    pub(super) sealed: Mutex<Ages<Inbox, Position>>,
     /// Ends are sealed one call at a time: two that found different ones would contradict each other.
     pub(super) sealing: tokio::sync::Mutex<()>,
     /// Rows that say of a bucket that it is used.
@@ -106,7 +104,6 @@ impl Shared {
             mine: Mutex::default(),
             newest: Mutex::default(),
             known: Mutex::new(Ages::new(limits.cql_states)),
-            sealed: Mutex::new(Ages::new(MARKS)),
             sealing: tokio::sync::Mutex::default(),
             marks: Mutex::new(Ages::new(MARKS)),
             failed: Mutex::default(),
@@ -116,6 +113,11 @@ impl Shared {
             rounds: Rounds::default(),
             counts: Counts::default(),
         }
+    }
+
+    /// What this process owns as far as it knows now.
+    pub(super) fn owned(&self) -> BTreeMap<Partition, Epoch> {
+        self.mine.lock().clone()
     }
 
     /// The epoch to write with: that of this process's own takeover; else the one that stands.
@@ -187,7 +189,6 @@ impl Shared {
     pub(super) fn forget(&self, partitions: &[Partition]) {
         self.known.lock().clear();
         self.talks.lock().clear();
-        self.sealed.lock().clear();
         self.failed.lock().retain(|inbox, _| !partitions.contains(&inbox.partition));
         self.due.lock().retain(|partition, _| !partitions.contains(partition));
     }
