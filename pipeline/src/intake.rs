@@ -86,9 +86,10 @@ struct Gathered {
 impl Gathered {
     fn add(&mut self, at: TopicPartition, next: Offset, item: Item) {
         self.push(item);
-        // Records of a partition come together: the last one is nearly always it.
+        // Records of a partition come together: the last run is nearly always theirs. One ends where a record of another lane
+        // stands in between, which may be done later than this lane's.
         match self.fed.ends.last_mut() {
-            Some(last) if last.0 == at => last.1 = next,
+            Some((there, end)) if *there == at && end.next() == next => *end = next,
             _ => self.fed.ends.push((at, next)),
         }
     }

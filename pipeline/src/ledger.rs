@@ -27,7 +27,7 @@ pub(crate) struct Fed {
     pub(crate) count: usize,
     /// Their bytes.
     pub(crate) bytes: usize,
-    /// Where their records end: the next offsets to read.
+    /// Where their records end, run by run without a gap in the log: the next offsets to read.
     pub(crate) ends: Vec<(TopicPartition, Offset)>,
     /// Partitions of the rows of the due-table among them, each once.
     pub(crate) due: Vec<Partition>,
@@ -74,7 +74,10 @@ impl Ledger {
         of.bytes += bytes;
         self.due.extend(due.into_iter().map(|partition| (partition, lane, epoch)));
         for (at, next) in ends {
-            self.at.entry(at).or_default().push_back(Line { lane, epoch, next });
+            let lines = self.at.entry(at).or_default();
+            // What was read at once is fed lane by lane: a line may come after one that stands behind it in the log.
+            let place = lines.partition_point(|line| line.next <= next);
+            lines.insert(place, Line { lane, epoch, next });
         }
     }
 
@@ -173,6 +176,19 @@ mod tests {
         assert_eq!(ledger.in_flight(Lane::High), (1, 10), "and takes room until then");
         ledger.reached(Lane::High, 1);
         assert!(ledger.done().is_empty() && ledger.is_empty());
+    }
+
+    /// What one reading of a tier brings goes to several lanes, which are fed one after the other.
+    #[test]
+    fn records_that_were_read_at_once_are_named_in_their_order_whatever_lane_they_ride() {
+        let at = TopicPartition { topic: Topic::Retry(Tier::ALL[0]), partition: Partition(1) };
+        let mut ledger = Ledger::default();
+        ledger.fed(Lane::High, 0, fed([(at, Offset(2)), (at, Offset(4))]));
+        ledger.fed(Lane::Low, 0, fed([(at, Offset(1)), (at, Offset(3))]));
+        ledger.reached(Lane::High, 1);
+        assert_eq!(ledger.done(), [], "the first of them is in flight");
+        ledger.reached(Lane::Low, 1);
+        assert_eq!(ledger.done(), [(at, Offset(4))]);
     }
 
     #[test]
