@@ -1,8 +1,8 @@
 // The reference client for browsers and Node: it keeps its cursor, drops what it has seen, comes back after a pause with
-// jitter, renews its token, and acknowledges by cursor every 100 ms. No dependencies.
+// jitter, renews its token, and acknowledges by cursor every 100 ms. What it sends it repeats until it is answered. No dependencies.
 //
 //   const client = connect({ url: 'ws://127.0.0.1:8080', token: () => TOKEN, device: 'phone-1', onItem: (item) => … });
-//   client.read([id]); client.close();
+//   await client.send({ to: 'business:sara', content: 'Hello' }); client.read([id]); client.close();
 //
 // Where there is no global WebSocket (Node before 22), give one: connect({ …, WebSocket: require('ws') }).
 
@@ -17,7 +17,8 @@ export function connect(options) {
   const store = options.store ?? { load: () => null, save: () => {} };
   let cursor = store.load();
   let acked = null, socket = null, stopped = false, failures = 0, afterMs = null;
-  let heard = 0, silenceMs = 75000, retry = null;
+  let heard = 0, silenceMs = 75000, retry = null, welcomed = false;
+  const sends = new Map(); // By their ref: what is sent and not answered yet.
   const seen = new Set(); // A Set keeps the order of insertion: its first is its oldest.
 
   const say = (frame) => {
@@ -38,6 +39,7 @@ export function connect(options) {
     // A browser cannot set headers on a WebSocket, so the token goes with the address.
     const mine = new Socket(`${url.replace(/^http/, 'ws').replace(/\/$/, '')}/v1/ws?${query}`, 'esh3ar.v1');
     socket = mine;
+    welcomed = false;
     acked = cursor;
     heard = Date.now();
     mine.onmessage = (event) => mine === socket && take(JSON.parse(event.data));
@@ -64,9 +66,16 @@ export function connect(options) {
     switch (frame.type) {
       case 'welcome':
         failures = 0;
+        welcomed = true;
         silenceMs = frame.heartbeat_ms * 3;
         if (!frame.recovered) onGap(); // Something is gone for good: reload what is shown.
         if (!frame.recovered || !cursor) cursor = frame.cursor;
+        // Whether these arrived is not known; a repeated ref is one message.
+        for (const { message } of sends.values()) say(message);
+        break;
+      case 'accepted':
+      case 'error':
+        answered(frame);
         break;
       case 'messages':
         for (const item of frame.items) {
@@ -89,6 +98,16 @@ export function connect(options) {
     onFrame(frame);
   }
 
+  function answered({ ref, id, problem }) {
+    const send = sends.get(ref);
+    if (!send) return;
+    // Too much at once, or something is away: the same again, later.
+    if (problem?.retry_after_ms !== undefined && !stopped) return void setTimeout(() => say(send.message), problem.retry_after_ms);
+    sends.delete(ref);
+    if (problem) send.reject(problem);
+    else send.resolve(id);
+  }
+
   const tick = setInterval(() => {
     if (!socket) return;
     if (options.ack !== false && cursor !== acked) {
@@ -107,6 +126,15 @@ export function connect(options) {
   return {
     get cursor() { return cursor; },
     read: (ids) => say({ type: 'read', ids }),
+    /** Sends `{ to | conversation_id, content, content_type?, ref? }`; gives its id once it is durable, or throws the problem. */
+    send: (message) => new Promise((resolve, reject) => {
+      const ref = message.ref ?? crypto.randomUUID();
+      sends.set(ref, { message: { ...message, type: 'send', ref }, resolve, reject });
+      if (welcomed) say(sends.get(ref).message);
+    }),
+    /** Everything in a conversation is read up to here: a number of it, or a message's id. */
+    readUpTo: (conversation_id, up_to) => say({ type: 'read', conversation_id, up_to }),
+    typing: (conversation_id) => say({ type: 'typing', conversation_id }),
     /** Renews the token on the live socket, before it ends. */
     renew: async () => say({ type: 'token', token: await token() }),
     close() {

@@ -1,5 +1,6 @@
 //! The reference client: what a phone does, in as few lines as it takes. It keeps its cursor, drops what it has seen, comes
-//! back after a pause with jitter, renews its token, and acknowledges by cursor every 100 ms.
+//! back after a pause with jitter, renews its token, and acknowledges by cursor every 100 ms. What it sends it repeats on every
+//! connection until it is answered.
 //!
 //! Needs tokio, tokio-tungstenite, futures, serde_json and `schemas`. Stop it by dropping it.
 
@@ -14,6 +15,7 @@ use schemas::{
     frame::{ClientFrame, SUBPROTOCOL, ServerFrame},
     view::Item,
 };
+use tokio::sync::mpsc;
 use tokio_tungstenite::{
     connect_async,
     tungstenite::{Message, client::IntoClientRequest, protocol::frame::coding::CloseCode},
@@ -31,6 +33,10 @@ pub struct Client {
     pub cursor: Option<Cursor>,
     /// Whether what is seen is acknowledged.
     pub ack: bool,
+    /// What it is given to say.
+    outbox: Option<mpsc::Receiver<ClientFrame>>,
+    /// What it sent and has no answer to yet.
+    unanswered: Vec<ClientFrame>,
     /// The last ids seen: the wire repeats across reconnects, the client does not.
     seen: (HashSet<MessageId>, VecDeque<MessageId>),
 }
@@ -43,7 +49,23 @@ impl Client {
     /// A client that has seen nothing.
     pub fn new(url: &str, device: &str, token: impl Fn() -> String + Send + Sync + 'static) -> Self {
         let (url, device) = (url.trim_end_matches('/').replacen("http", "ws", 1), device.to_owned());
-        Self { url, token: Box::new(token), device, cursor: None, ack: true, seen: Default::default() }
+        Self {
+            url,
+            token: Box::new(token),
+            device,
+            cursor: None,
+            ack: true,
+            outbox: None,
+            unanswered: Vec::new(),
+            seen: Default::default(),
+        }
+    }
+
+    /// Where frames to send are put: `send`, `read`, `typing`. Answers are shown like every frame.
+    pub fn outbox(&mut self) -> mpsc::Sender<ClientFrame> {
+        let (say, said) = mpsc::channel(64);
+        self.outbox = Some(said);
+        say
     }
 
     /// Runs until a close code says to stop (42xx) or `on` answers `false`; answers that code. Every frame is shown to `on`,
@@ -81,9 +103,18 @@ impl Client {
         // Three heartbeats without a frame: the connection is dead and nobody said so.
         let mut silence = Duration::from_secs(75);
         let mut heard = tokio::time::Instant::now();
+        let mut welcomed = false;
         loop {
             let frame = tokio::select! {
                 frame = socket.next() => frame,
+                Some(frame) = next(&mut self.outbox), if welcomed => {
+                    // Kept first: a connection that breaks now takes nothing with it.
+                    if matches!(frame, ClientFrame::Send { .. }) {
+                        self.unanswered.push(frame.clone());
+                    }
+                    say(&mut socket, &frame).await?;
+                    continue;
+                }
                 _ = tick.tick() => {
                     if self.ack && self.cursor != acked {
                         acked = self.cursor.clone();
@@ -112,12 +143,21 @@ impl Client {
                     Ok(frame) => {
                         match &frame {
                             ServerFrame::Welcome { cursor, recovered, heartbeat_ms, .. } => {
-                                *failures = 0;
+                                (*failures, welcomed) = (0, true);
                                 silence = Duration::from_millis(heartbeat_ms * 3);
                                 // Something is gone for good: what the server still has starts at its cursor.
                                 if !recovered || self.cursor.is_none() {
                                     self.cursor = Some(cursor.clone());
                                 }
+                                // Whether these arrived is not known; a repeated ref is one message.
+                                for said in &self.unanswered {
+                                    say(&mut socket, said).await?;
+                                }
+                            }
+                            ServerFrame::Accepted { client_ref: Some(answered), .. }
+                            | ServerFrame::Error { client_ref: Some(answered), .. } => {
+                                let is = |said: &ClientFrame| matches!(said, ClientFrame::Send { client_ref, .. } if client_ref == answered);
+                                self.unanswered.retain(|said| !is(said));
                             }
                             ServerFrame::Reconnect { after_ms, .. } => *after = Some(*after_ms),
                             _ => {}
@@ -158,6 +198,14 @@ impl Client {
 fn chance(failures: u32) -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(failures)
+}
+
+/// The next frame to send; waits for ever where nobody sends any.
+async fn next(outbox: &mut Option<mpsc::Receiver<ClientFrame>>) -> Option<ClientFrame> {
+    match outbox {
+        Some(outbox) => outbox.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn say<S>(socket: &mut S, frame: &ClientFrame) -> Option<()>

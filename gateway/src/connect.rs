@@ -42,6 +42,8 @@ pub(crate) struct Asked {
 pub(crate) struct Hold {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) handle: Arc<Handle>,
+    /// Who it is by its present token.
+    pub(crate) caller: Arc<Caller>,
     left: bool,
 }
 
@@ -53,6 +55,8 @@ impl Hold {
             self.gateway.registry.remove(&self.handle);
             self.gateway.leaving.lock().push((me.user.clone(), me.session));
             self.gateway.left.notify_one();
+            let (now, away_ms) = (self.gateway.now(), self.gateway.parts.limits.chat.away_ms);
+            self.gateway.herald.left(&me.user, now.wall, now.mono.plus(away_ms));
         }
     }
 }
@@ -112,8 +116,9 @@ async fn admit(
     let device = device(asked.device.as_deref())?;
     let cursor = cursor(asked.cursor.as_deref())?;
     let session = SessionId(uuid::Uuid::new_v4());
-    let hold = register(gateway, Arc::new(Me { user, device, session })).await?;
-    let start = start(gateway, &hold, &caller, cursor).await?;
+    let hold = register(gateway, Arc::new(Me { user, device, session }), caller).await?;
+    let start = start(gateway, &hold, cursor).await?;
+    gateway.herald.came(&hold.handle.me.user);
     Ok((hold, start))
 }
 
@@ -143,7 +148,7 @@ fn check_origin(headers: &HeaderMap, origins: &[String]) -> Result<(), Problem> 
     Err(Problem::new(Code::ForbiddenOrigin, "this page's origin is not among the configured `origins`").at("Origin"))
 }
 
-async fn register(gateway: &Arc<Gateway>, me: Arc<Me>) -> Result<Hold, Problem> {
+async fn register(gateway: &Arc<Gateway>, me: Arc<Me>, caller: Arc<Caller>) -> Result<Hold, Problem> {
     let parts = &gateway.parts;
     let turn = me.device.as_str().bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(usize::from(b)));
     let turn = gateway.turns[turn % gateway.turns.len()].lock().await;
@@ -153,7 +158,7 @@ async fn register(gateway: &Arc<Gateway>, me: Arc<Me>) -> Result<Hold, Problem> 
         Err(why) => return Err(no_room(gateway, why).await),
     };
     gateway.held.fetch_add(1, Ordering::AcqRel);
-    let hold = Hold { gateway: gateway.clone(), handle, left: false };
+    let hold = Hold { gateway: gateway.clone(), handle, caller, left: false };
     let taken = parts.presence.register(&me.user, &parts.node, &me.device, me.session).await?;
     if let Some(older) = &older {
         older.order(Order::Supersede);
@@ -187,27 +192,12 @@ async fn no_room(gateway: &Gateway, why: NoRoom) -> Problem {
 }
 
 /// From where the session goes on, in each of the user's inboxes.
-async fn start(gateway: &Arc<Gateway>, hold: &Hold, caller: &Caller, client: Option<Cursor>) -> Result<Start, Problem> {
+async fn start(gateway: &Arc<Gateway>, hold: &Hold, client: Option<Cursor>) -> Result<Start, Problem> {
     let me = hold.handle.me.clone();
+    // A business user's many inboxes are looked at together.
     let inboxes = gateway.inboxes(&me.user);
-    let cursors = gateway.parts.history.cursors(&me.user).await?;
-    let tails = gateway.parts.history.tails(&inboxes).await?;
-    let mut recovered = true;
-    let mut lanes = Vec::with_capacity(inboxes.len());
-    for (inbox, tail) in inboxes.iter().zip(tails) {
-        let mut lane = choose(&me.device, &cursors, client.as_ref(), inbox, tail);
-        if lane.have > tail.position {
-            // Not from this inbox as it is now: the data was restored from an older copy, or the cursor is made up.
-            recovered = false;
-            lane.have = lane.stored.min(tail.position);
-        }
-        if tail.position > lane.have {
-            recovered &= passed(gateway, inbox, tail, &mut lane).await?;
-        }
-        lane.stored = lane.stored.min(lane.have);
-        lanes.push(lane);
-    }
-    let (token_ends, limits) = (gateway.token_ends(caller), gateway.parts.limits.clone());
+    let (lanes, recovered) = places(gateway, &me.user, &me.device, client.as_ref(), &inboxes).await?;
+    let (token_ends, limits) = (gateway.token_ends(&hold.caller), gateway.parts.limits.clone());
     Ok(Start { me, lanes, recovered, token_ends, limits })
 }
 
@@ -231,6 +221,21 @@ fn choose(
     LaneStart { partition, have, stored, tail: tail.position, skip_delivered }
 }
 
+/// Holds a place against the inbox as it is; says whether everything since it follows.
+async fn begin(gateway: &Gateway, mut lane: LaneStart, inbox: &Inbox, tail: Tail) -> PortResult<(LaneStart, bool)> {
+    let mut recovered = true;
+    if lane.have > tail.position {
+        // Not from this inbox as it is now: the data was restored from an older copy, or the cursor is made up.
+        recovered = false;
+        lane.have = lane.stored.min(tail.position);
+    }
+    if tail.position > lane.have {
+        recovered &= passed(gateway, inbox, tail, &mut lane).await?;
+    }
+    lane.stored = lane.stored.min(lane.have);
+    Ok((lane, recovered))
+}
+
 /// Whether retention left everything after the client's place; else moves the place to where there is something again.
 async fn passed(gateway: &Gateway, inbox: &Inbox, tail: Tail, lane: &mut LaneStart) -> PortResult<bool> {
     let next = gateway.parts.history.read(inbox, lane.have, 1).await?;
@@ -241,28 +246,23 @@ async fn passed(gateway: &Gateway, inbox: &Inbox, tail: Tail, lane: &mut LaneSta
     Ok(!next.passed_by_retention)
 }
 
-/// From where a device without a socket goes on (`GET /v1/inbox`): the same choice.
-pub(crate) async fn place(
+/// From where a device without a socket goes on in each of its user's inboxes (`GET /v1/inbox`): the same choice.
+pub(crate) async fn places(
     gateway: &Gateway,
     user: &UserId,
     device: &DeviceId,
     client: Option<&Cursor>,
-    inbox: &Inbox,
-) -> PortResult<(LaneStart, bool)> {
+    inboxes: &[Inbox],
+) -> PortResult<(Vec<LaneStart>, bool)> {
     let cursors = gateway.parts.history.cursors(user).await?;
-    let tails = gateway.parts.history.tails(std::slice::from_ref(inbox)).await?;
-    let tail = tails.first().copied().unwrap_or_default();
-    let mut lane = choose(device, &cursors, client, inbox, tail);
-    let mut recovered = true;
-    if lane.have > tail.position {
-        recovered = false;
-        lane.have = lane.stored.min(tail.position);
-    }
-    if tail.position > lane.have {
-        recovered &= passed(gateway, inbox, tail, &mut lane).await?;
-    }
-    lane.stored = lane.stored.min(lane.have);
-    Ok((lane, recovered))
+    let tails = gateway.parts.history.tails(inboxes).await?;
+    let begin = inboxes
+        .iter()
+        .zip(tails)
+        .map(async |(inbox, tail)| begin(gateway, choose(device, &cursors, client, inbox, tail), inbox, tail).await);
+    let begun = futures::future::try_join_all(begin).await?;
+    let recovered = begun.iter().all(|(_, recovered)| *recovered);
+    Ok((begun.into_iter().map(|(lane, _)| lane).collect(), recovered))
 }
 
 #[cfg(test)]

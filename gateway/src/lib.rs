@@ -10,10 +10,12 @@ mod connect;
 pub mod delivery;
 mod facts;
 mod keeper;
+mod people;
 mod reads;
 mod registry;
 pub mod session;
 mod socket;
+mod talking;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -28,15 +30,17 @@ use std::{
 };
 
 use axum::{Router, extract::FromRef, routing::get, routing::post};
+use ingest::auth::Caller;
 use parking_lot::Mutex;
 use schemas::{
     Clock, Inbox, Limits, Millis, NodeId, Partition, Party, SessionId, UserId,
-    port::{Backplane, History, Log, NodeLoad, PortResult, Presence},
+    port::{Backplane, Conversations, Dispatch, History, Log, NodeLoad, PortResult, Presence},
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use facts::Gather;
+use people::Herald;
 use registry::{Order, Registry};
 use session::Now;
 
@@ -47,10 +51,14 @@ pub struct Parts {
     pub log: Arc<dyn Log>,
     /// Inboxes, states and cursors.
     pub history: Arc<dyn History>,
+    /// The same history's conversations as readers are shown them, perhaps through a cache.
+    pub talks: Arc<dyn Conversations>,
     /// Where users are.
     pub presence: Arc<dyn Presence>,
     /// How deliveries reach this node.
     pub backplane: Arc<dyn Backplane>,
+    /// How what happens in conversations reaches other people's nodes.
+    pub dispatch: Arc<dyn Dispatch>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The bounds.
@@ -61,6 +69,8 @@ pub struct Parts {
     pub node: NodeId,
     /// Where clients reach it.
     pub address: String,
+    /// The way in for what is said over sockets, and for marks.
+    pub door: Option<Arc<ingest::Door>>,
     /// Origins of pages that may connect, beside the node's own host; `*` for any.
     pub origins: Vec<String>,
 }
@@ -70,6 +80,7 @@ pub struct Gateway {
     parts: Parts,
     partitions: u16,
     registry: Arc<Registry>,
+    herald: Herald,
     gather: Arc<Gather>,
     /// Bounds the spans in memory at once.
     reads: Semaphore,
@@ -112,12 +123,14 @@ impl Gateway {
     }
 
     fn new(parts: Parts, holds_sockets: bool) -> Arc<Self> {
-        let registry = Arc::new(Registry::new(&parts.limits.socket));
+        let registry = Arc::new(Registry::new(&parts.limits.socket, parts.door.clone()));
+        let (herald, news) = Herald::new(parts.limits.chat.comings);
         let gather = Arc::new(Gather::new(&parts.limits));
         let gathering = tokio::spawn(gather.clone().run(parts.log.clone(), parts.history.clone()));
-        Arc::new(Self {
+        let gateway = Arc::new(Self {
             partitions: parts.log.partitions(),
             registry,
+            herald,
             gather,
             reads: Semaphore::new(READS),
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
@@ -128,7 +141,10 @@ impl Gateway {
             tasks: Mutex::new(vec![AbortOnDropHandle::new(gathering)]),
             holds_sockets,
             parts,
-        })
+        });
+        let telling = tokio::spawn(people::tell(Arc::downgrade(&gateway), news));
+        gateway.tasks.lock().push(AbortOnDropHandle::new(telling));
+        gateway
     }
 
     /// The routes of this part.
@@ -142,6 +158,10 @@ impl Gateway {
             .route("/v1/inbox", get(reads::lists::inbox))
             .route("/v1/unread", get(reads::lists::unread))
             .route("/v1/events", get(reads::events::events))
+            .route("/v1/preferences", get(reads::preferences::show).put(reads::preferences::choose))
+            .route("/v1/conversations", get(reads::threads::list))
+            .route("/v1/conversations/{id}", get(reads::threads::show))
+            .route("/v1/conversations/{id}/messages", get(reads::threads::messages))
             .route("/v1/nodes", get(reads::lists::nodes));
         let all = if self.holds_sockets { reads.route("/v1/ws", get(connect::connect)) } else { reads };
         all.with_state(Here(self.clone()))
@@ -152,13 +172,23 @@ impl Gateway {
     pub async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         let within = self.parts.limits.socket.drain_ms;
-        self.registry.each(|handle| handle.order(Order::Drain(within)));
+        let mut here = Vec::new();
+        self.registry.each(|handle| {
+            handle.order(Order::Drain(within));
+            here.push(handle.me.user.clone());
+        });
         let until = self.parts.clock.mono().plus(within);
         while self.held.load(Ordering::Acquire) > 0 && self.parts.clock.mono() < until {
             let _ = tokio::time::timeout(Duration::from_millis(50), self.left.notified()).await;
         }
         self.gather.drained().await;
         self.forget_left().await;
+        // Who does not come back elsewhere was here last.
+        let at = self.parts.clock.wall();
+        let seen: Vec<_> = here.into_iter().map(|user| (user, at)).collect();
+        if let Err(why) = self.parts.history.seen(&seen).await {
+            tracing::debug!(%why, "when users were last here is not kept");
+        }
         if self.holds_sockets {
             let _ = self.parts.backplane.detach(&self.parts.node).await;
         }
@@ -190,12 +220,13 @@ impl Gateway {
     }
 
     /// Checks a token that a live session of `user` was given: until when it holds.
-    fn renew(&self, user: &UserId, token: &str) -> Result<Option<Millis>, ()> {
+    fn renew(&self, user: &UserId, token: &str) -> Result<(Arc<Caller>, Option<Millis>), ()> {
         let caller = self.parts.auth.verify(token).map_err(drop)?;
-        if caller.user().as_ref() == Some(user) { Ok(self.token_ends(&caller)) } else { Err(()) }
+        let ends = self.token_ends(&caller);
+        if caller.user().as_ref() == Some(user) { Ok((caller, ends)) } else { Err(()) }
     }
 
-    fn token_ends(&self, caller: &ingest::auth::Caller) -> Option<Millis> {
+    fn token_ends(&self, caller: &Caller) -> Option<Millis> {
         let now = self.now();
         caller.expires_at.map(|at| now.mono.plus(at.ms_since(now.wall)))
     }

@@ -6,18 +6,23 @@ pub(crate) mod events;
 pub(crate) mod lists;
 pub(crate) mod marks;
 pub(crate) mod message;
+pub(crate) mod preferences;
 #[cfg(test)]
 mod tests;
+pub(crate) mod threads;
 
 use std::time::Duration;
 
 use axum::extract::{Query, rejection::QueryRejection};
 use ingest::{
+    admission::may_chat,
     auth::{Caller, Who},
+    chat::side_of,
     http::Refusal,
 };
 use schemas::{
-    Code, Inbox, MessageId, Problem, UserId,
+    Code, ConversationId, Inbox, MessageId, Problem, Sender, UserId,
+    conversation::Side,
     limits::{PAGE_DEFAULT, PAGE_MAX},
     message::Message,
     port::{Placed, PortResult},
@@ -46,6 +51,35 @@ pub(crate) enum Part {
     Recipient,
 }
 
+/// Whether this is a copy of what the user wrote, or a note for the user's own devices: that it was handed to them or seen
+/// says nothing of the message.
+pub(crate) fn is_own(inbox: &Inbox, message: &Message) -> bool {
+    crate::delivery::is_own(&inbox.user, message)
+}
+
+/// What the caller is to a message of a conversation: one of its two sides (R11.1), whoever wrote on that side.
+async fn part_in(
+    gateway: &Gateway,
+    caller: &Caller,
+    message: &Message,
+    id: ConversationId,
+) -> PortResult<Option<Part>> {
+    if caller.tenant != message.to.tenant || may_chat(caller).is_err() {
+        return Ok(None);
+    }
+    let row = gateway.parts.history.conversations(&[id]).await?.pop().flatten();
+    let Some(side) = row.and_then(|row| side_of(caller, &row)) else { return Ok(None) };
+    let from = match &message.from {
+        Sender::User(party) => Some(Side::of(party)),
+        Sender::Server => None,
+    };
+    if from == Some(Side::of(&message.to.party)) && from != Some(side) {
+        // For the other devices of whoever did it.
+        return Ok(None);
+    }
+    Ok(Some(if from == Some(side) { Part::Sender } else { Part::Recipient }))
+}
+
 /// What the caller is to this message; `None` where it is nothing to it.
 pub(crate) fn part(caller: &Caller, message: &Message) -> Option<Part> {
     if caller.tenant != message.to.tenant {
@@ -70,7 +104,12 @@ pub(crate) async fn find(gateway: &Gateway, caller: &Caller, id: &str) -> Result
     let id: MessageId = id.parse().map_err(|_| Problem::new(Code::NotFound, "a message's id is a UUID").at("id"))?;
     let found = look(WAIT, || async move {
         let placed = gateway.parts.history.messages(&[id]).await?.into_iter().next().flatten();
-        Ok(placed.and_then(|placed| part(caller, &placed.message).map(|part| (placed, part))))
+        let Some(placed) = placed else { return Ok(None) };
+        let part = match placed.message.kind.conversation() {
+            Some(id) => part_in(gateway, caller, &placed.message, id).await?,
+            None => part(caller, &placed.message),
+        };
+        Ok(part.map(|part| (placed, part)))
     });
     found.await?.ok_or_else(|| {
         let detail = "no message of yours has this id, or it was accepted a moment ago: ask again shortly";

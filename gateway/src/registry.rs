@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 use schemas::{
-    MessageId, Millis, Partition, Position, SessionId, UserId,
+    ConversationId, MessageId, Millis, Partition, Position, SessionId, UserId,
     limits::SocketLimits,
-    port::{Hint, Landing, Node},
+    port::{Hint, Landing, Node, Signal},
     view::StatusChange,
 };
 
@@ -39,6 +39,7 @@ pub(crate) struct Mail {
     pub(crate) lost: bool,
     pub(crate) notes: Vec<StatusChange>,
     pub(crate) read_elsewhere: Vec<MessageId>,
+    pub(crate) signals: Vec<Signal>,
     pub(crate) tails: Vec<(Partition, Position)>,
     pub(crate) order: Option<Order>,
     /// The session is over: nothing is put in any more.
@@ -68,6 +69,7 @@ impl Handle {
             || mail.order.is_some()
             || !mail.notes.is_empty()
             || !mail.read_elsewhere.is_empty()
+            || !mail.signals.is_empty()
             || !mail.tails.is_empty();
         let gone = mail.gone;
         any.then(|| std::mem::replace(&mut *mail, Mail { gone, ..Mail::default() }))
@@ -128,6 +130,15 @@ const SHARDS: usize = 64;
 
 type Shard = RwLock<HashMap<UserId, Vec<Arc<Handle>>>>;
 
+/// What is rung when a conversation has changed.
+struct Bell(Option<Arc<ingest::Door>>);
+
+impl std::fmt::Debug for Bell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Bell").field(&self.0.is_some()).finish()
+    }
+}
+
 /// The sessions of this node, by user.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -137,10 +148,12 @@ pub(crate) struct Registry {
     /// Sessions that are over and whose sockets wait for the client's own close: they have deadlines still.
     closing: Mutex<Vec<Weak<Handle>>>,
     limits: SocketLimits,
+    /// Whoever waits for a change of a conversation is told here.
+    door: Bell,
 }
 
 impl Registry {
-    pub(crate) fn new(limits: &SocketLimits) -> Self {
+    pub(crate) fn new(limits: &SocketLimits, door: Option<Arc<ingest::Door>>) -> Self {
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
         Self {
             shards,
@@ -148,6 +161,13 @@ impl Registry {
             count: AtomicU64::new(0),
             closing: Mutex::default(),
             limits: limits.clone(),
+            door: Bell(door),
+        }
+    }
+
+    fn changed(&self, conversation: ConversationId) {
+        if let Some(door) = &self.door.0 {
+            door.changed(conversation);
         }
     }
 
@@ -258,6 +278,39 @@ impl Registry {
     }
 }
 
+/// Puts a signal to those that wait: of what says the same the latest is enough. Without room typing gives way, and where
+/// nobody types what comes is dropped.
+fn put_signal(waiting: &mut Vec<Signal>, signal: Signal, most: usize) {
+    let same = |there: &Signal| match (there, &signal) {
+        (Signal::Typing { conversation: a, by: b }, Signal::Typing { conversation, by }) => {
+            a == conversation && b == by
+        }
+        (Signal::Read { conversation: a, by: b, .. }, Signal::Read { conversation, by, .. }) => {
+            a == conversation && b == by
+        }
+        (Signal::Presence { user: a, .. }, Signal::Presence { user, .. }) => a == user,
+        _ => false,
+    };
+    if let Some(i) = waiting.iter().position(same) {
+        let older = waiting.remove(i);
+        match (&older, &signal) {
+            // A mark only grows, whatever order the news of it comes in.
+            (Signal::Read { up_to: there, .. }, Signal::Read { up_to, .. }) if there > up_to => waiting.push(older),
+            _ => waiting.push(signal),
+        }
+        return;
+    }
+    if waiting.len() >= most {
+        metrics::counter!("esh3ar_signals_dropped_total").increment(1);
+        let typing = |there: &Signal| matches!(there, Signal::Typing { .. });
+        match waiting.iter().position(typing) {
+            Some(i) if !typing(&signal) => drop(waiting.remove(i)),
+            _ => return,
+        }
+    }
+    waiting.push(signal);
+}
+
 #[async_trait]
 impl Node for Registry {
     async fn deliver(&self, hints: Vec<Hint>) -> Vec<Landing> {
@@ -280,6 +333,22 @@ impl Node for Registry {
                     None => metrics::counter!("esh3ar_status_notes_dropped_total").increment(1),
                 });
                 if took {
+                    handle.waker.wake();
+                }
+            }
+        }
+    }
+
+    async fn signal(&self, signals: Vec<(UserId, Signal)>) {
+        for (user, signal) in signals {
+            if let Signal::Changed { conversation, .. } = &signal {
+                self.changed(*conversation);
+                continue;
+            }
+            let shard = self.shard(&user).read();
+            for handle in shard.get(&user).into_iter().flatten() {
+                let most = self.limits.signals;
+                if handle.put(|mail| put_signal(&mut mail.signals, signal.clone(), most)) {
                     handle.waker.wake();
                 }
             }

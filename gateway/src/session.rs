@@ -4,19 +4,22 @@
 //! is read from history first (invariant 5). It asks for reads and look-ups, hands back frames, facts and cursor moves in
 //! [`Effects`], and leaves every act to the pump in `socket.rs`.
 
+mod chat;
 pub mod frames;
 mod inbound;
 mod lane;
 #[cfg(test)]
 mod model;
+mod parts;
+#[cfg(test)]
+mod talk_tests;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use schemas::{
-    Cursor, DeviceId, Fact, Inbox, Limits, MessageId, Millis, Partition, Position, Problem, Ref, Sender, SessionId,
-    Timestamp, UserId, What,
+    Cursor, Fact, Inbox, Limits, MessageId, Millis, Partition, Position, Problem, Ref, Sender, What,
     frame::{Close, ServerFrame, WelcomeLimits},
     message::Message,
     port::Span,
@@ -24,99 +27,12 @@ use schemas::{
     view::StatusChange,
 };
 
-use crate::delivery::Delivery;
+pub use parts::{Ask, Effects, LaneStart, LookUp, Me, Now, Say, SayTo, Start};
+
+use crate::delivery::{Delivery, Rendered, is_own};
+use chat::Talk;
 use frames::{Frames, Out};
 use lane::{Lane, Step};
-
-/// Both clocks at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// What deadlines are counted in.
-    pub mono: Millis,
-    /// What facts carry.
-    pub wall: Timestamp,
-}
-
-/// Whose session it is; shared with the registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Me {
-    /// The user.
-    pub user: UserId,
-    /// Its device.
-    pub device: DeviceId,
-    /// This connection.
-    pub session: SessionId,
-}
-
-/// Where a session starts in one inbox of its user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LaneStart {
-    /// The partition that writes the inbox.
-    pub partition: Partition,
-    /// Up to where the client says it has everything: taken as acknowledged and not sent again.
-    pub have: Position,
-    /// Up to where the store knew that already. What lies between gets its `Delivered` now: its acknowledgement may have
-    /// died with a node.
-    pub stored: Position,
-    /// The inbox's end, read after the session was registered (rule 5).
-    pub tail: Position,
-    /// A new device passes over what the user's other devices have, up to the first that nobody has.
-    pub skip_delivered: bool,
-}
-
-/// What a session begins with.
-#[derive(Debug, Clone)]
-pub struct Start {
-    /// Whose it is.
-    pub me: Arc<Me>,
-    /// One for a mobile user; one per partition for a business user.
-    pub lanes: Vec<LaneStart>,
-    /// Whether everything since the client's cursor follows.
-    pub recovered: bool,
-    /// When the token ends.
-    pub token_ends: Option<Millis>,
-    /// The bounds.
-    pub limits: Arc<Limits>,
-}
-
-/// A read of history that the session waits for. There is one at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ask {
-    /// Which of its inboxes.
-    pub partition: Partition,
-    /// From just after this.
-    pub from: Position,
-    /// At most so many.
-    pub limit: usize,
-}
-
-/// Ids whose messages the session no longer holds: history knows whose they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LookUp {
-    /// Which.
-    pub ids: Vec<MessageId>,
-    /// What the client says of them: [`What::Delivered`] or [`What::Read`].
-    pub what: What,
-}
-
-/// What is to be done after an input. The pump takes it out piece by piece.
-#[derive(Debug, Default)]
-pub struct Effects {
-    /// Frames to write, in order; each brings the facts that become true when it is handed to the socket.
-    pub frames: Vec<Out>,
-    /// Facts that are true now.
-    pub facts: Vec<Fact>,
-    /// The device's cursor as it stands now, if it moved.
-    pub cursor: Option<Cursor>,
-    /// History to read.
-    pub read: Option<Ask>,
-    /// Ids to look up.
-    pub look_up: Option<LookUp>,
-    /// A new token to check.
-    pub verify: Option<String>,
-    /// The socket is to be closed, after the frames.
-    pub close: Option<Close>,
-}
 
 /// A message sent and not yet acknowledged: what its facts need, without its body.
 #[derive(Debug, Clone)]
@@ -129,6 +45,8 @@ struct Sent {
     from: Sender,
     client_ref: Option<Ref>,
     at: Millis,
+    /// The user's own: it fills the window, and nothing is said about it.
+    own: bool,
 }
 
 /// The machine.
@@ -150,6 +68,7 @@ pub struct Session {
     token_ends: Option<Millis>,
     /// Frames from the client in the present second.
     storm: (Millis, u32),
+    talk: Talk,
 }
 
 impl Session {
@@ -167,6 +86,7 @@ impl Session {
             last_ping: now.mono,
             token_ends,
             storm: (now.mono, 0),
+            talk: Talk::default(),
             me,
             limits,
         };
@@ -215,12 +135,7 @@ impl Session {
             Step::Next => {
                 let sent = self.sent(index, hint.position, &hint.message, hint.round, hint.attempt, now);
                 let fact = self.fact(&sent, What::Sent, now);
-                if self.lanes.len() == 1 {
-                    frames.push(delivery.json(), fact);
-                } else {
-                    let cursor = self.cursor(|lane| lane.last);
-                    frames.push(&crate::delivery::render(&hint.message, &hint.state, &cursor), fact);
-                }
+                frames.push(delivery.item(), &self.reached(), fact);
                 self.keep(sent);
             }
         }
@@ -235,7 +150,7 @@ impl Session {
             if (hint.round, hint.attempt) > (sent.round, sent.attempt) {
                 (sent.round, sent.attempt) = (hint.round, hint.attempt);
                 let fact = fact(&self.me, self.lanes[index].partition, sent, What::Sent, now);
-                fx.facts.push(fact);
+                fx.facts.extend((!sent.own).then_some(fact));
             }
             return;
         }
@@ -244,8 +159,7 @@ impl Session {
         let retry = hint.round > 0 || hint.attempt > Attempt::default();
         if retry && !hint.state.is_withdrawn() {
             let sent = self.sent(index, hint.position, &hint.message, hint.round, hint.attempt, now);
-            let delivered = self.fact(&sent, What::Delivered, now);
-            fx.facts.push(delivered);
+            fx.facts.extend(self.fact(&sent, What::Delivered, now));
         }
     }
 
@@ -273,14 +187,14 @@ impl Session {
             if entry.prev != self.lanes[index].last {
                 break;
             }
-            if !self.lanes[index].pass(entry.position, state) {
+            let own = is_own(&self.me.user, &entry.message);
+            if !self.lanes[index].pass(entry.position, state, own) {
                 if self.lanes[index].is_had(entry.position)
                     && crate::delivery::is_acknowledged_by_cursor(entry, state, now.wall)
                 {
                     let (round, attempt) = (state.round(), state.attempt());
                     let had = self.sent(index, entry.position, &entry.message, round, attempt, now);
-                    let delivered = self.fact(&had, What::Delivered, now);
-                    fx.facts.push(delivered);
+                    fx.facts.extend(self.fact(&had, What::Delivered, now));
                 }
                 moved = true;
                 continue;
@@ -290,13 +204,10 @@ impl Session {
             if entry.message.is_expired(now.wall) && !state.status().is_reached() {
                 continue;
             }
-            let cursor = match self.lanes.as_slice() {
-                [lane] => Cursor::at(lane.partition, entry.position),
-                _ => self.cursor(|lane| lane.last),
-            };
             let sent = self.sent(index, entry.position, &entry.message, state.round(), state.attempt(), now);
             let fact = self.fact(&sent, What::Sent, now);
-            frames.push(&crate::delivery::render(&entry.message, state, &cursor), fact);
+            let item = Rendered::of(&self.me.user, &entry.message, state, entry.seq);
+            frames.push(&item, &self.reached(), fact);
             self.keep(sent);
         }
         self.flush(frames, now, fx);
@@ -319,13 +230,6 @@ impl Session {
         if self.closed.is_none() && !notes.is_empty() {
             fx.frames.extend(notes.into_iter().map(|note| Out::of(&ServerFrame::Status(note))));
             self.last_out = now.mono;
-        }
-    }
-
-    /// Another of the user's devices read these.
-    pub fn on_read_elsewhere(&mut self, ids: Vec<MessageId>, fx: &mut Effects) {
-        if self.closed.is_none() && !ids.is_empty() {
-            fx.frames.push(Out::of(&ServerFrame::Read { ids, conversation_id: None, up_to: None, by: None }));
         }
     }
 
@@ -466,15 +370,23 @@ impl Session {
 
     fn sent(&self, lane: usize, position: Position, message: &Message, round: u8, attempt: Attempt, now: Now) -> Sent {
         let (from, client_ref) = (message.from.clone(), message.client_ref.clone());
-        Sent { lane: lane as u16, round, attempt, position, id: message.id, from, client_ref, at: now.mono }
+        let own = is_own(&self.me.user, message);
+        Sent { lane: lane as u16, round, attempt, position, id: message.id, from, client_ref, at: now.mono, own }
     }
 
-    fn fact(&self, sent: &Sent, what: What, now: Now) -> Fact {
-        fact(&self.me, self.lanes[usize::from(sent.lane)].partition, sent, what, now)
+    /// That this happened to it; of the user's own nothing is said.
+    fn fact(&self, sent: &Sent, what: What, now: Now) -> Option<Fact> {
+        (!sent.own).then(|| fact(&self.me, self.lanes[usize::from(sent.lane)].partition, sent, what, now))
+    }
+
+    /// The cursor of an item: in its own lane up to it, in each other one up to what the client was sent or has.
+    fn reached(&self) -> String {
+        self.cursor(|lane| lane.last.max(lane.have)).to_string()
     }
 
     fn cursor(&self, at: impl Fn(&Lane) -> Position) -> Cursor {
-        Cursor(self.lanes.iter().map(|lane| (lane.partition, at(lane))).collect())
+        let begun = self.lanes.iter().map(|lane| (lane.partition, at(lane)));
+        Cursor(begun.filter(|(_, position)| *position > Position::START).collect())
     }
 }
 

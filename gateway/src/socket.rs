@@ -5,7 +5,7 @@
 //! client does not read, its hints wait in the mailbox and then in history, and past the deadline it is closed.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -16,18 +16,22 @@ use std::{
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use futures::{FutureExt, Sink, Stream, future::BoxFuture};
 use schemas::{
-    Code, Cursor, Fact, Inbox, MessageId, Millis, Problem, UserId, What,
+    Code, ConversationId, Cursor, DeviceId, Fact, Inbox, MessageId, Millis, Position, Problem, Sender, Timestamp,
+    UserId, What,
+    conversation::UpTo,
     frame::Close,
     limits::SocketLimits,
-    port::{PortError, PortResult, Span},
+    port::{Placed, PortError, PortResult, Span},
 };
 
 use crate::{
     Gateway,
     connect::Hold,
+    delivery::is_own,
     facts::fact_of,
     registry::{Mail, Order},
     session::{Effects, LookUp, Session, frames::Out},
+    talking::{Talking, Told},
 };
 
 /// The socket's buffers and bounds, set here alone. The defaults would cost 137 KB a connection (`docs/performance.md`).
@@ -52,8 +56,37 @@ const ANSWERS: usize = 32;
 struct Looked {
     facts: Vec<Fact>,
     read: Vec<MessageId>,
+    /// Chat is read up to a place, not message by message.
+    marks: HashMap<ConversationId, (Position, MessageId)>,
     missing: usize,
     failed: Option<PortError>,
+}
+
+impl Looked {
+    /// What a client says of a message of its.
+    fn take(&mut self, placed: &Placed, device: Option<&DeviceId>, what: What, at: Timestamp) {
+        let (message, position) = (&placed.message, placed.position.unwrap_or_default());
+        match (what, message.kind.conversation()) {
+            (What::Read, Some(conversation)) => {
+                // Whoever read an edit has read what it is about.
+                let id = message.kind.about().unwrap_or(message.id);
+                let furthest = self.marks.entry(conversation).or_insert((position, id));
+                if position >= furthest.0 {
+                    *furthest = (position, id);
+                }
+            }
+            (What::Read, None) => {
+                self.facts.push(fact_of(placed, device, what, at));
+                self.read.push(message.id);
+            }
+            _ => self.facts.push(fact_of(placed, device, what, at)),
+        }
+    }
+}
+
+/// Whether a user wrote it or received it.
+fn is_part(user: &UserId, placed: &Placed) -> bool {
+    placed.message.from == Sender::User(user.party.clone()) || placed.inbox.user == *user
 }
 
 /// One connection.
@@ -69,6 +102,8 @@ pub(crate) struct Pump {
     cursor: Option<Cursor>,
     reading: Option<BoxFuture<'static, PortResult<Span>>>,
     looking: Option<BoxFuture<'static, Looked>>,
+    /// What it does in conversations; nothing for who does nothing there.
+    talking: Option<Box<Talking>>,
     unflushed: bool,
     /// Since when a write stands still.
     stuck: Option<Millis>,
@@ -90,6 +125,7 @@ impl Pump {
             cursor: None,
             reading: None,
             looking: None,
+            talking: None,
             unflushed: false,
             stuck: None,
             close: None,
@@ -120,6 +156,7 @@ impl Pump {
                 let user = self.hold.handle.me.user.clone();
                 self.looking = Some(Box::pin(look_up(self.gateway().clone(), user, self.hold.handle.clone(), what)));
             }
+            self.apply_talk(&mut fx);
             if let Some(close) = fx.close.take() {
                 self.close = Some(close);
                 self.reading = None;
@@ -128,8 +165,46 @@ impl Pump {
             }
             let Some(token) = fx.verify.take() else { break };
             let renewed = self.hold.gateway.renew(&self.hold.handle.me.user, &token);
-            self.session.renewed(renewed, &mut fx);
+            let ends = renewed.map(|(caller, ends)| {
+                self.hold.caller = caller;
+                ends
+            });
+            self.session.renewed(ends, &mut fx);
         }
+    }
+
+    fn apply_talk(&mut self, fx: &mut Effects) {
+        if fx.say.is_none() && fx.mark.is_none() && fx.typing.is_none() {
+            return;
+        }
+        let talking = self.talking.get_or_insert_default();
+        if let Some(say) = fx.say.take() {
+            talking.say(say);
+        }
+        if let Some((conversation, up_to)) = fx.mark.take() {
+            talking.mark(conversation, up_to);
+        }
+        if let Some(conversation) = fx.typing.take() {
+            talking.types(&self.hold, conversation);
+        }
+    }
+
+    /// Goes on with what is under way in conversations; says whether there was something to tell the session.
+    fn poll_talk(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(talking) = self.talking.as_mut() else { return false };
+        let told = talking.poll(&self.hold, cx);
+        if told.is_none() && talking.is_idle() {
+            self.talking = None;
+        }
+        let (now, mut fx) = (self.hold.gateway.now(), Effects::default());
+        let any = told.is_some();
+        match told {
+            Some(Told::Said(client_ref, outcome)) => self.session.said(client_ref, outcome, now, &mut fx),
+            Some(Told::Refused(problem)) => self.session.refuse(None, problem, &mut fx),
+            None => {}
+        }
+        self.apply(fx);
+        any
     }
 
     /// Hands facts to the gatherer; false while it has no room.
@@ -204,6 +279,7 @@ impl Pump {
         }
         self.session.on_read_elsewhere(mail.read_elsewhere, &mut fx);
         self.session.on_notes(mail.notes, now, &mut fx);
+        self.session.on_signals(mail.signals, now, &mut fx);
         self.apply(fx);
     }
 
@@ -233,6 +309,9 @@ impl Pump {
 
     fn take_looked(&mut self, looked: Looked) {
         let mut fx = Effects { facts: looked.facts, ..Effects::default() };
+        for (conversation, (_, id)) in looked.marks {
+            self.talking.get_or_insert_default().mark(conversation, UpTo::Id(id));
+        }
         if !looked.read.is_empty() {
             self.hold.gateway.registry.read_elsewhere(&self.hold.handle.me, &looked.read);
         }
@@ -316,6 +395,7 @@ impl Pump {
                 moved = true;
             }
         }
+        moved |= self.poll_talk(cx);
         if let Some(looking) = self.looking.as_mut() {
             if let Poll::Ready(looked) = looking.poll_unpin(cx) {
                 self.looking = None;
@@ -382,18 +462,20 @@ async fn read(gateway: Arc<Gateway>, inbox: Inbox, from: schemas::Position, limi
 async fn look_up(gateway: Arc<Gateway>, user: UserId, handle: Arc<crate::registry::Handle>, asked: LookUp) -> Looked {
     let at = gateway.now().wall;
     let placed = gateway.parts.history.messages(&asked.ids).await;
-    let mut looked = Looked { facts: Vec::new(), read: Vec::new(), missing: 0, failed: None };
+    let mut looked = Looked { facts: Vec::new(), read: Vec::new(), marks: HashMap::new(), missing: 0, failed: None };
     match placed {
         Ok(placed) => {
-            for placed in placed.into_iter() {
-                match placed.filter(|placed| placed.inbox.user == user && placed.position.is_some()) {
-                    Some(placed) => {
-                        looked.facts.push(fact_of(&placed, Some(&handle.me.device), asked.what, at));
-                        if asked.what == What::Read {
-                            looked.read.push(placed.message.id);
-                        }
+            for placed in placed {
+                // Of one's own there is nothing to say.
+                let mine = |placed: &Placed| {
+                    placed.message.tenant() == &user.tenant && is_own(&user, &placed.message) && is_part(&user, placed)
+                };
+                match placed {
+                    Some(placed) if mine(&placed) => {}
+                    Some(placed) if placed.inbox.user == user && placed.position.is_some() => {
+                        looked.take(&placed, Some(&handle.me.device), asked.what, at);
                     }
-                    None => looked.missing += 1,
+                    _ => looked.missing += 1,
                 }
             }
         }

@@ -31,6 +31,21 @@ pub fn may_broadcast(caller: &Caller) -> Result<Sender, Problem> {
     if caller.can.broadcast { Ok(sender) } else { Err(lacks("broadcast")) }
 }
 
+/// Who may chat: the business's people with the permission, and verified mobile users (R1.9). A server may close, reopen and
+/// hand over; what else it may not is said by the rules of conversations.
+pub fn may_chat(caller: &Caller) -> Result<Sender, Problem> {
+    match &caller.who {
+        Who::Mobile(_) if !caller.verified => {
+            let detail = "the token does not say `verified`: chat is for verified mobile users";
+            return Err(Problem::new(Code::NotVerified, detail).at("Authorization"));
+        }
+        Who::Server | Who::Business(_) if !caller.can.chat => return Err(lacks("chat")),
+        _ => {}
+    }
+    let refuse = || Problem::new(Code::Forbidden, "an administrator has no part in conversations: use a user's token");
+    caller.sender().ok_or_else(refuse)
+}
+
 fn business(caller: &Caller, what: &str) -> Result<Sender, Problem> {
     let who = match caller.who {
         Who::Server | Who::Business(_) => None,

@@ -347,8 +347,14 @@ pub struct NewToken {
     pub ttl_ms: u64,
 }
 
-/// Makes a token with a shared secret (HS256), for `esh3ar token`: a newcomer needs no identity provider.
+/// Makes a token with a shared secret (HS256), for `esh3ar token`: a newcomer needs no identity provider. Whoever holds the
+/// secret vouches for the person: the token says that it is verified.
 pub fn mint(secret: &[u8], claims: &NewToken, now: Timestamp) -> Result<String, BadAuth> {
+    mint_as(secret, claims, true, now)
+}
+
+/// The same, saying whether the person is verified (R1.9).
+pub fn mint_as(secret: &[u8], claims: &NewToken, verified: bool, now: Timestamp) -> Result<String, BadAuth> {
     if secret.len() < SECRET_BYTES {
         return Err(BadAuth(format!("the secret must have at least {SECRET_BYTES} bytes")));
     }
@@ -367,7 +373,7 @@ pub fn mint(secret: &[u8], claims: &NewToken, now: Timestamp) -> Result<String, 
         sub: claims.who.to_string(),
         tenant: &claims.tenant,
         can: claims.can,
-        verified: true,
+        verified,
         iat: seconds(now) as i64,
         exp: seconds(now.plus_ms(claims.ttl_ms.max(1_000))) as i64,
     };

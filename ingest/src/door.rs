@@ -31,7 +31,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::{self, Admitted, Desk},
     auth::{Auth, Caller},
-    batch, broadcast, expander,
+    batch, broadcast,
+    chat::{self, awaited::Awaited},
+    expander,
     http::Authed,
     known::{Keys, Phones},
     lanes::{self, Lanes},
@@ -55,6 +57,8 @@ pub struct Parts {
     pub auth: Arc<Auth>,
     /// Keeps the quotas.
     pub limiter: Arc<dyn Limiter>,
+    /// Whether broadcasts are expanded here.
+    pub expands: bool,
     /// How long another process's broadcast must stand still before this one goes on with it, ms; 0: there is no other.
     pub take_over_ms: u64,
 }
@@ -66,6 +70,8 @@ pub struct Door {
     pub(crate) keys: Keys,
     pub(crate) quotas: Quotas,
     pub(crate) lanes: Arc<Lanes>,
+    /// Whoever waits until something is recorded.
+    pub(crate) awaited: Arc<Awaited>,
     /// Told after every asking of what waits.
     pub(crate) asked: Arc<Notify>,
     /// Told when there is a broadcast to expand.
@@ -151,6 +157,7 @@ impl Door {
             keys: Keys::new(limits),
             quotas: Quotas::new(limits, parts.limiter.clone()),
             lanes: Arc::new(Lanes::new(limits)),
+            awaited: Arc::new(Awaited::new()),
             asked: Arc::new(Notify::new()),
             broadcast_begun: Arc::new(Notify::new()),
             begun: Mutex::default(),
@@ -166,8 +173,12 @@ impl Door {
         let Parts { log, limits, .. } = door.parts.clone();
         let every_ms = limits.door.lane_poll_ms;
         door.tasks.spawn(lanes::watch(log, door.lanes.clone(), every_ms, door.asked.clone(), door.stop.clone()));
-        let turns = Turns::new(door.parts.take_over_ms);
-        door.tasks.spawn(expander::run(Arc::downgrade(&door), turns, door.stop.clone()));
+        let history = door.parts.history.clone();
+        door.tasks.spawn(door.awaited.clone().run(history, door.stop.clone()));
+        if door.parts.expands {
+            let turns = Turns::new(door.parts.take_over_ms);
+            door.tasks.spawn(expander::run(Arc::downgrade(&door), turns, door.stop.clone()));
+        }
         door
     }
 
@@ -182,6 +193,11 @@ impl Door {
             // Bodies are bounded by each route itself, which can say by how much.
             .layer(axum::extract::DefaultBodyLimit::disable())
             .with_state(App(self.clone()))
+    }
+
+    /// The routes of chat: wherever there is a door, because any node may be asked.
+    pub fn chat_routes(self: &Arc<Self>) -> Router {
+        chat::routes::routes().layer(axum::extract::DefaultBodyLimit::disable()).with_state(App(self.clone()))
     }
 
     /// Takes no more, and ends when batches in work are answered and the tasks have stopped; at the latest after

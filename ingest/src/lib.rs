@@ -5,11 +5,13 @@
 //! The way of a message through the files: [`http`] (bytes) ▷ [`auth`] (who) ▷ `single` or [`batch`] ▷ `admission`
 //! (a draft becomes a message or a refusal) ▷ [`door`] (quota, room, append) ▷ log. [`broadcast`] stores many recipients as one and
 //! [`expander`] turns them into messages while the lane has room. [`kafka`] reads topics of businesses and goes the same way.
+//! [`chat`] is the door of conversations, for HTTP and for sockets.
 
 pub mod admission;
 pub mod auth;
 pub mod batch;
 pub mod broadcast;
+pub mod chat;
 pub mod door;
 pub mod expander;
 pub mod http;

@@ -172,6 +172,7 @@ impl MemoryHistory {
             position,
             prev: Position::START,
             recorded_at: message.accepted_at,
+            seq: None,
             state: State::default(),
         };
         self.placed.lock().insert(message.id, placed);
@@ -225,7 +226,7 @@ impl Inboxes for MemoryHistory {
             if inbox.user != message.to {
                 continue;
             }
-            let placed = Placed { message, inbox, position, prev, recorded_at, state: State::default() };
+            let placed = Placed { message, inbox, position, prev, recorded_at, seq: None, state: State::default() };
             self.placed.lock().insert(entry.message.id, placed);
         }
         self.talks.record(schedule);

@@ -172,7 +172,7 @@ impl Placing<'_> {
         let attempt = Attempt::default();
         let failed = |reason| Past { at: self.now, what: What::Failed(reason), round: 0, attempt, device: None };
         let end = fresh.end;
-        let entry = Entry { inbox: of, position, prev, one_way, recorded_at, message, end: end.map(failed) };
+        let entry = Entry { inbox: of, position, prev, one_way, recorded_at, seq: None, message, end: end.map(failed) };
         plan.entries.push(entry);
         let hint = Box::new(hint(fresh, inbox, position, prev));
         plan.steps.push(match end {
@@ -184,7 +184,7 @@ impl Placing<'_> {
 
 fn hint(fresh: Fresh, inbox: Inbox, position: Position, prev: Position) -> Hint {
     let state = Default::default();
-    Hint { inbox, position, prev, message: fresh.message, round: 0, attempt: Attempt::default(), state }
+    Hint { inbox, position, prev, seq: None, message: fresh.message, round: 0, attempt: Attempt::default(), state }
 }
 
 /// A message that has its place already and is to be followed up. Its state, which route reads, says from which attempt on.

@@ -121,7 +121,16 @@ mod tests {
         let message = Arc::new(message(user));
         let inbox = Inbox { user: message.to.clone(), partition: Partition((user % 2) as u16) };
         let (position, prev) = (Position { epoch: Epoch(1), n }, Position::START);
-        Hint { inbox, position, prev, message, round: 0, attempt: Default::default(), state: Default::default() }
+        Hint {
+            inbox,
+            position,
+            prev,
+            seq: None,
+            message,
+            round: 0,
+            attempt: Default::default(),
+            state: Default::default(),
+        }
     }
 
     #[test]

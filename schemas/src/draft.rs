@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    conversation::Pair,
     ids::{BadName, BroadcastId, Key, MessageId, Ref, Sender, Tenant, UserId},
     json::Json,
     limits::MessageLimits,
@@ -107,6 +108,44 @@ fn parse_json<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Problem>
         let code = if why.is_data() { Code::InvalidField } else { Code::InvalidJson };
         Problem::new(code, why.to_string())
     })
+}
+
+/// A chat message as its writer gives it: the body of `POST /v1/conversations/{id}/messages`, and of an edit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChatDraft {
+    /// A string where `content_type` is `text`; any JSON value where it is `json`.
+    pub content: Json,
+    /// `text` (default) or `json`.
+    #[serde(default)]
+    pub content_type: ContentType,
+    /// The idempotency key, if it is not the `ref`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The writer's own name for it; repeats of it are one message.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub client_ref: Option<String>,
+}
+
+impl ChatDraft {
+    /// Reads one from JSON.
+    pub fn parse(json: &[u8]) -> Result<Self, Problem> {
+        parse_json(json)
+    }
+
+    /// Checks everything about it.
+    pub fn shared(&self, at: &Admission<'_>) -> Result<Shared, Problem> {
+        let Self { content, content_type, key, client_ref } = self.clone();
+        let (subject, priority, metadata, send_at, expires_at) = (None, None, None, None, None);
+        let (to, dry_run) = ((), false);
+        Draft { to, subject, content, content_type, priority, key, client_ref, metadata, send_at, expires_at, dry_run }
+            .shared(at)
+    }
+}
+
+/// Reads any other body of a request: bytes give a value or a refusal that says what was wrong.
+pub fn parse_body<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
+    parse_json(json)
 }
 
 /// What all recipients of one draft share, checked once.
@@ -217,6 +256,19 @@ impl Shared {
         self.priority
     }
 
+    /// What it says.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// The message that it is in a conversation. Its name is the key, else the `ref`, as its writer's own in this
+    /// conversation; so a repeat is one message (P8).
+    pub fn said(&self, at: &Admission<'_>, pair: &Pair, to: UserId) -> Message {
+        let name = self.key.as_ref().map(Key::as_str).or(self.client_ref.as_ref().map(Ref::as_str));
+        let id = name.map_or_else(|| MessageId::fresh(at.now), |name| pair.name(at.from, name));
+        Message { id, kind: Kind::Chat(pair.id()), ..self.message(at, id, to) }
+    }
+
     /// The message of one recipient.
     pub fn for_recipient(&self, at: &Admission<'_>, to: UserId) -> Result<Message, Problem> {
         let id = match (at.broadcast, &self.key) {
@@ -224,7 +276,11 @@ impl Shared {
             (None, Some(key)) => MessageId::of_key(at.tenant, "", key.as_str(), &to),
             (None, None) => MessageId::fresh(at.now),
         };
-        Ok(Message {
+        Ok(self.message(at, id, to))
+    }
+
+    fn message(&self, at: &Admission<'_>, id: MessageId, to: UserId) -> Message {
+        Message {
             id,
             kind: Kind::OneWay,
             from: at.from.clone(),
@@ -239,7 +295,7 @@ impl Shared {
             broadcast: at.broadcast,
             trace: at.trace.map(str::to_owned),
             fingerprint: self.fingerprint,
-        })
+        }
     }
 }
 

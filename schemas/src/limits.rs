@@ -211,6 +211,10 @@ limits! {
         drain_ms: u64 = 10_000,
         /// Status notes waiting for one sender's session; dropped past that (rule 16).
         notes: usize = 256,
+        /// Chat messages of one session that wait for the log at once; past that the next is refused and may be repeated.
+        sends: usize = 32,
+        /// Signals (typing, read, presence) waiting for one session; past that typing goes first, then what is newest.
+        signals: usize = 64,
     }
 }
 
@@ -231,14 +235,23 @@ limits! {
         answer_ms: u64 = 500,
         /// Least time between two `typing` frames that one session sends on in one conversation, ms; those between are dropped.
         typing_ms: u64 = 1_000,
+        /// Conversations in which one session's `typing` is sent on within `typing_ms`: a person types in one, and changes now and then.
+        typing_rooms: usize = 4,
+        /// How long nobody is told that a user has gone, ms: a phone that loses its line for a moment has not.
+        away_ms: u64 = 5_000,
+        /// Comings and goings that wait to be told, a node; past that they are dropped and counted.
+        comings: usize = 4_096,
         /// Conversations, the most recent ones, whose other side is told that a user came or went: bounds the fan-out.
         peers: usize = 100,
-        /// Turns of one conversation that the cache keeps (R8.1).
+        /// Turns of one conversation, and conversations of one list, that the cache keeps (R8.1); longer pages are read from
+        /// history.
         cache_turns: usize = 50,
         /// How long the cache keeps a conversation's turns and a list, ms (R8.1).
         cache_ms: u64 = 300_000,
-        /// Conversations and lists that the cache keeps, each; the least recently used goes first.
-        cache_rows: usize = 10_000,
+        /// Memory of the cache in this process, bytes: about a thousand busy conversations; the least recently used goes first.
+        cache_bytes: usize = 64 * 1024 * 1024,
+        /// Bytes of one page that is kept: ten times a usual one; a thread of the longest texts is read from history.
+        cache_page_bytes: usize = 512 * 1024,
     }
 }
 

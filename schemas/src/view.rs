@@ -64,7 +64,7 @@ pub struct Item {
     /// The message that an edit or a deletion is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<MessageId>,
-    /// Its number in its conversation, where a conversation's messages are listed.
+    /// Its number in its conversation, where it is a message, an edit, a deletion or a note of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
     /// When it was given the text it has, if it was edited.

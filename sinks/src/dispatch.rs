@@ -50,6 +50,8 @@ pub struct Sinks {
     notifying: Semaphore,
     /// The same for signals, which are many and must not take the place of notes.
     signalling: Semaphore,
+    /// And for typing and presence, which are dropped first.
+    chattering: Semaphore,
     nodes: Nodes,
     bells: Vec<Arc<Bell>>,
 }
@@ -61,8 +63,9 @@ impl Sinks {
         let nodes = Nodes::new(Rule::from(&limits.sink), limits.sink.breakers);
         let notifying = Semaphore::new(limits.sink.notify_calls);
         let signalling = Semaphore::new(limits.sink.notify_calls);
+        let chattering = Semaphore::new(limits.sink.notify_calls);
         let bells = Bell::of(notice, &clock, &limits.sink);
-        Arc::new(Self { presence, backplane, clock, limits, notifying, signalling, nodes, bells })
+        Arc::new(Self { presence, backplane, clock, limits, notifying, signalling, chattering, nodes, bells })
     }
 
     /// Hands a parcel to its node. One landing per hint; `None`: the node did not answer for it.
@@ -166,7 +169,10 @@ impl Dispatch for Sinks {
         if signals.is_empty() {
             return;
         }
-        let Ok(_room) = self.signalling.try_acquire() else { return dropped(signals.len(), "no_room") };
+        let fleeting =
+            |(_, signal): &(UserId, Signal)| matches!(signal, Signal::Typing { .. } | Signal::Presence { .. });
+        let room = if signals.iter().all(fleeting) { &self.chattering } else { &self.signalling };
+        let Ok(_room) = room.try_acquire() else { return dropped(signals.len(), "no_room") };
         let (count, deadline) = (signals.len(), self.limits.sink.notify_ms);
         let tell = async {
             let (changed, live) = newest(signals);

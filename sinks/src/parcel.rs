@@ -91,6 +91,7 @@ pub(crate) mod tests {
             inbox: message.inbox(24),
             position: Position { epoch: Epoch(1), n },
             prev: Position { epoch: Epoch(1), n: n.saturating_sub(1) },
+            seq: None,
             message: Arc::new(message),
             round: 0,
             attempt: Default::default(),

@@ -54,7 +54,7 @@ fn entry(user: u64, n: u64) -> Entry {
         fingerprint: [3; 16],
     };
     let (position, prev) = (at(n), at(n - 1));
-    Entry { inbox, position, prev, one_way: n, recorded_at: NOW, message: Arc::new(message), end: None }
+    Entry { inbox, position, prev, one_way: n, recorded_at: NOW, message: Arc::new(message), end: None, seq: None }
 }
 
 fn fact(of: &Entry) -> Fact {

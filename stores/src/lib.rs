@@ -5,6 +5,7 @@
 //! wrong with the folder's disk later, once, by [`Stores::fatal`]. [`data`] looks at a folder nobody has open.
 
 pub mod backplane;
+pub mod cache;
 pub mod data;
 pub mod embedded;
 mod error;
@@ -25,8 +26,8 @@ use std::{path::PathBuf, sync::Arc};
 use futures::future::BoxFuture;
 use schemas::{
     Clock, Limits, Timestamp,
-    limits::{RedisLimits, StoreLimits},
-    port::{Backplane, History, Ingress, Limiter, Log, PortResult, Presence},
+    limits::{ChatLimits, RedisLimits, StoreLimits},
+    port::{Backplane, Cache, History, Ingress, Limiter, Log, PortResult, Presence},
 };
 use tokio::sync::watch;
 
@@ -34,11 +35,12 @@ pub use error::OpenError;
 
 use crate::{
     backplane::LocalBackplane,
+    cache::LocalCache,
     folder::Folder,
     limiter::LocalLimiter,
     presence::LocalPresence,
     servers::{Reach, Servers},
-    urls::Address,
+    urls::{Address, CachePlace},
 };
 
 /// What to open.
@@ -48,6 +50,8 @@ pub struct Settings {
     pub data: PathBuf,
     /// Its bounds.
     pub limits: StoreLimits,
+    /// The bounds of the cache.
+    pub chat: ChatLimits,
     /// The bounds of Redis.
     pub redis: RedisLimits,
     /// How long a session's presence holds without being refreshed, ms.
@@ -67,6 +71,7 @@ impl Settings {
         Self {
             data,
             limits,
+            chat: all.chat,
             redis: all.redis,
             presence_ms,
             deliver_ms: all.flow.deliver_ms,
@@ -85,6 +90,8 @@ pub struct Places {
     pub history: Option<Address>,
     /// Presence, backplane and shared quotas.
     pub presence: Option<Address>,
+    /// The cache.
+    pub cache: Option<CachePlace>,
 }
 
 impl Places {
@@ -106,6 +113,8 @@ pub struct Stores {
     pub backplane: Arc<dyn Backplane>,
     /// Quotas.
     pub limiter: Arc<dyn Limiter>,
+    /// The cache, where there is to be one.
+    pub cache: Option<Arc<dyn Cache>>,
     settings: Settings,
     folder: Option<Folder>,
     servers: Servers,
@@ -124,6 +133,13 @@ impl Stores {
         let log = servers.log(places.log.as_ref(), &settings.limits, &clock).await?;
         let history = servers.history(places.history.as_ref(), &settings.limits, &clock).await?;
         let reach = servers.presence(places.presence.as_ref(), &settings, &clock).await?;
+        let cache = match &places.cache {
+            Some(CachePlace::Off) => None,
+            Some(CachePlace::Server(address)) => Some(servers.cache(address, &settings, &clock).await?),
+            Some(CachePlace::Process) | None => {
+                Some(Arc::new(LocalCache::new(clock.clone(), &settings.chat)) as Arc<dyn Cache>)
+            }
+        };
         let mut folder = None;
         let (log, history) = match (log, history) {
             (Some(log), Some(history)) => (log, history),
@@ -148,7 +164,7 @@ impl Stores {
             }
         });
         let (never, _) = watch::channel(None);
-        Ok(Self { log, history, presence, backplane, limiter, settings, folder, servers, never })
+        Ok(Self { log, history, presence, backplane, limiter, cache, settings, folder, servers, never })
     }
 
     /// Says why, once nothing can be written to the folder any more: the process is to end, and starting it again finds out

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use schemas::{
     Clock, Timestamp,
     limits::StoreLimits,
-    port::{Backplane, History, Ingress, Limiter, Log, PortResult, Presence},
+    port::{Backplane, Cache, History, Ingress, Limiter, Log, PortResult, Presence},
 };
 
 use crate::{OpenError, Settings, urls::Address};
@@ -20,9 +20,15 @@ type AskTime = Box<dyn Fn() -> BoxFuture<'static, PortResult<Timestamp>> + Send 
 pub(crate) struct Servers {
     closing: Vec<BoxFuture<'static, ()>>,
     /// The identity of the log, where servers keep it.
-    #[cfg_attr(not(all(feature = "kafka", feature = "scylla")), allow(dead_code, reason = "compared where there are both"))]
+    #[cfg_attr(
+        not(all(feature = "kafka", feature = "scylla")),
+        allow(dead_code, reason = "compared where there are both")
+    )]
     log: Option<String>,
     clocks: Vec<(&'static str, AskTime)>,
+    /// The Redis of presence, for the cache that is to be there too.
+    #[cfg(feature = "redis")]
+    redis: Option<(Address, crate::redis::Redis)>,
 }
 
 /// What nodes find each other by: three adapters over one connection.
@@ -88,15 +94,9 @@ impl Servers {
         let Some(address) = address else { return Ok(None) };
         #[cfg(feature = "redis")]
         {
-            use crate::{backplane::RedisBackplane, limiter::RedisLimiter, presence::RedisPresence, redis::Redis};
-            let redis = match Redis::with(address, settings.redis.clone(), clock.clone()).await {
-                // Nothing waits for Redis, so neither does a start: what a process holds itself goes on without it.
-                Err(why) if why.may_pass() => {
-                    tracing::warn!("{why}. This process goes on without it until it answers");
-                    Redis::away(address, settings.redis.clone(), clock.clone())?
-                }
-                opened => opened?,
-            };
+            use crate::{backplane::RedisBackplane, limiter::RedisLimiter, presence::RedisPresence};
+            let redis = Self::redis(address, settings, clock).await?;
+            self.redis = Some((address.clone(), redis.clone()));
             let asked = redis.clone();
             let ask = move || {
                 let redis = asked.clone();
@@ -111,6 +111,42 @@ impl Servers {
         }
         #[cfg(not(feature = "redis"))]
         Err(OpenError::NotBuilt { what: "Redis", feature: "redis" })
+    }
+
+    pub(crate) async fn cache(
+        &mut self,
+        address: &Address,
+        settings: &Settings,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Arc<dyn Cache>, OpenError> {
+        #[cfg(feature = "redis")]
+        {
+            let shared = self.redis.as_ref().filter(|(there, _)| there == address).map(|(_, redis)| redis.clone());
+            let redis = match shared {
+                Some(redis) => redis,
+                None => Self::redis(address, settings, clock).await?,
+            };
+            Ok(Arc::new(crate::cache::RedisCache::new(redis, &settings.chat)))
+        }
+        #[cfg(not(feature = "redis"))]
+        Err(OpenError::NotBuilt { what: "Redis", feature: "redis" })
+    }
+
+    #[cfg(feature = "redis")]
+    async fn redis(
+        address: &Address,
+        settings: &Settings,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<crate::redis::Redis, OpenError> {
+        use crate::redis::Redis;
+        match Redis::with(address, settings.redis.clone(), clock.clone()).await {
+            // Nothing waits for Redis, so neither does a start: what a process holds itself goes on without it.
+            Err(why) if why.may_pass() => {
+                tracing::warn!("{why}. This process goes on without it until it answers");
+                Redis::away(address, settings.redis.clone(), clock.clone())
+            }
+            opened => opened,
+        }
     }
 
     pub(crate) fn clocks(&self) -> Vec<(&'static str, BoxFuture<'static, PortResult<Timestamp>>)> {

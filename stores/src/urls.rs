@@ -48,6 +48,28 @@ pub const HISTORIES: [&str; 1] = ["scylla"];
 /// Schemes of `stores.presence`.
 pub const PRESENCES: [&str; 3] = ["redis", "rediss", "redis-cluster"];
 
+/// Where the cache is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CachePlace {
+    /// Nowhere: everything is read from history.
+    Off,
+    /// In this process.
+    Process,
+    /// At servers: those of `stores.presence`, or its own.
+    Server(Address),
+}
+
+/// Reads `stores.cache`: `memory:`, `off`, or a Redis; where it is empty, the one that presence has, if it has one.
+pub fn cache(text: &str, presence: Option<&Address>) -> Result<CachePlace, OpenError> {
+    match text {
+        "memory:" => return Ok(CachePlace::Process),
+        "off" => return Ok(CachePlace::Off),
+        _ => {}
+    }
+    let own = server(text, &PRESENCES).map_err(|why| OpenError::Address(format!("{why}, memory: or off")))?;
+    Ok(own.or_else(|| presence.cloned()).map_or(CachePlace::Process, CachePlace::Server))
+}
+
 /// The address of servers that a setting names; `None` where it is empty. Another scheme is refused with those there are.
 pub fn server(text: &str, schemes: &[&str]) -> Result<Option<Address>, OpenError> {
     if text.is_empty() {
@@ -179,6 +201,19 @@ mod tests {
             let said = server(text, schemes).unwrap_err().to_string();
             assert!(said.contains(part), "{said}");
         }
+    }
+
+    #[test]
+    fn the_cache_is_where_presence_is_unless_it_is_named() {
+        let redis = Address::parse("redis://a:1").unwrap();
+        assert_eq!(cache("", None).unwrap(), CachePlace::Process);
+        assert_eq!(cache("", Some(&redis)).unwrap(), CachePlace::Server(redis.clone()));
+        assert_eq!(cache("memory:", Some(&redis)).unwrap(), CachePlace::Process);
+        assert_eq!(cache("off", Some(&redis)).unwrap(), CachePlace::Off);
+        let own = cache("redis://b:1", Some(&redis)).unwrap();
+        assert!(matches!(own, CachePlace::Server(address) if address.hosts == ["b:1"]));
+        let said = cache("file:x", None).unwrap_err().to_string();
+        assert!(said.contains("memory:") && said.contains("redis://"), "{said}");
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub(crate) async fn cancel(
     if part != Part::Sender {
         return Err(Problem::new(Code::Forbidden, "only its sender can take a message back").into());
     }
+    if placed.message.kind.conversation().is_some() {
+        let detail = "a chat message is taken back with DELETE /v1/conversations/{id}/messages/{message}";
+        return Err(Problem::new(Code::TooLate, detail).into());
+    }
     let id = placed.message.id;
     let done = || (StatusCode::OK, Json(Cancelled { id, status: Status::Failed, reason: Some(Reason::Cancelled) }));
     if let Some(decided) = decided(&placed.state) {

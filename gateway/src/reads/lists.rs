@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ingest::{
+    admission::may_chat,
     auth::{Caller, Who},
     http::Authed,
 };
@@ -15,7 +16,7 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Asked, message::item, mobile, page, query};
+use super::{Answer, Asked, is_own, message::item, mobile, page, query};
 use crate::{
     Gateway, connect,
     facts::fact_of,
@@ -87,7 +88,7 @@ pub(crate) async fn one_way(
     let items = read.rows.into_iter().map(|(entry, state)| {
         let (position, prev) = (Some(entry.position), entry.prev);
         let (message, recorded_at) = (entry.message, entry.recorded_at);
-        item(&Placed { message, inbox: entry.inbox, position, prev, recorded_at, state }, part)
+        item(&Placed { message, inbox: entry.inbox, position, prev, recorded_at, seq: entry.seq, state }, part)
     });
     let next_cursor = read.next.map(|position| page_cursor(order, inbox.partition, position));
     Ok(Json(Items { items: items.collect(), next_cursor }))
@@ -123,36 +124,48 @@ pub(crate) async fn inbox(
     let limit = page(asked.limit)?;
     let (device, client) = (connect::device(asked.device.as_deref())?, connect::cursor(asked.cursor.as_deref())?);
     let user = user(&caller)?;
-    let Ok(inbox) = mobile(&gateway, &caller) else {
-        let cursor = client.unwrap_or_default();
-        return Ok(Json(CaughtUp { items: Vec::new(), cursor, recovered: true, more: false }));
-    };
-    let (lane, recovered) = connect::place(&gateway, &user, &device, client.as_ref(), &inbox).await?;
+    let inboxes = gateway.inboxes(&user);
+    let (lanes, recovered) = connect::places(&gateway, &user, &device, client.as_ref(), &inboxes).await?;
     let me = Me { user, device, session: schemas::SessionId(uuid::Uuid::nil()) };
-    let mut place = lane.have;
-    let mut skipping = lane.skip_delivered;
-    let (mut items, mut facts, mut more) = (Vec::new(), Vec::new(), place < lane.tail);
+    let (mut items, mut facts, mut more) = (Vec::new(), Vec::new(), false);
+    let mut cursor = Cursor(lanes.iter().map(|lane| (lane.partition, lane.have)).collect());
     let now = gateway.now();
-    // A new device passes over what the others have; everyone passes over what was withdrawn.
-    while items.len() < limit && more {
-        let span = gateway.parts.history.read(&inbox, place, limit).await?;
-        more = !span.entries.is_empty();
-        for (entry, state) in span.entries {
-            if items.len() == limit {
-                break;
+    for (inbox, lane) in inboxes.iter().zip(lanes) {
+        let (mut place, mut skipping) = (lane.have, lane.skip_delivered);
+        let mut on = place < lane.tail;
+        // A new device passes over what the others have; everyone passes over what was withdrawn.
+        while items.len() < limit && on {
+            let span = gateway.parts.history.read(inbox, place, limit).await?;
+            on = !span.entries.is_empty();
+            for (entry, state) in span.entries {
+                if items.len() == limit {
+                    break;
+                }
+                place = entry.position;
+                skipping &= state.status().is_reached();
+                if state.is_withdrawn() || skipping {
+                    continue;
+                }
+                let (position, prev) = (Some(entry.position), entry.prev);
+                let (message, recorded_at) = (entry.message, entry.recorded_at);
+                let placed = Placed { message, inbox: entry.inbox, position, prev, recorded_at, seq: entry.seq, state };
+                let is_own = is_own(&placed.inbox, &placed.message);
+                if !is_own {
+                    facts.push(fact_of(&placed, Some(&me.device), What::Sent, now.wall));
+                }
+                cursor.advance(inbox.partition, place);
+                let part = if is_own { Part::Sender } else { Part::Recipient };
+                // Whoever goes on from an item has all that this answer holds before it, in every one of its inboxes.
+                items.push(Item { cursor: Some(cursor.clone()), ..item(&placed, part) });
             }
-            place = entry.position;
-            skipping &= state.status().is_reached();
-            if state.is_withdrawn() || skipping {
-                continue;
-            }
-            let (position, prev) = (Some(entry.position), entry.prev);
-            let (message, recorded_at) = (entry.message, entry.recorded_at);
-            let placed = Placed { message, inbox: entry.inbox, position, prev, recorded_at, state };
-            facts.push(fact_of(&placed, Some(&me.device), What::Sent, now.wall));
-            items.push(item(&placed, Part::Recipient));
+            on &= place < lane.tail;
         }
-        more &= place < lane.tail;
+        more |= place < lane.tail;
+        cursor.advance(inbox.partition, place);
+    }
+    // A mobile user has one inbox, and is told of it also while it is empty; of many the empty ones are left out.
+    if inboxes.len() > 1 {
+        cursor.0.retain(|_, place| *place > schemas::Position::START);
     }
     // What the client says it has is acknowledged as on a socket: by `POST /v1/messages/ack`, not by asking.
     std::future::poll_fn(|cx| match gateway.gather.push(&mut facts, &mut None, &me, cx) {
@@ -160,24 +173,31 @@ pub(crate) async fn inbox(
         false => std::task::Poll::Pending,
     })
     .await;
-    Ok(Json(CaughtUp { items, cursor: Cursor::at(inbox.partition, place), recovered, more }))
+    Ok(Json(CaughtUp { items, cursor, recovered, more }))
 }
 
 /// Counts for a badge.
 #[derive(Debug, Serialize)]
 pub(crate) struct Counts {
     one_way: u64,
+    /// Chat messages, over all conversations.
+    chat: u64,
     total: u64,
 }
 
 /// `GET /v1/unread`.
 pub(crate) async fn unread(State(gateway): State<Arc<Gateway>>, Authed(caller): Authed) -> Answer<Json<Counts>> {
-    user(&caller)?;
+    let user = user(&caller)?;
     let one_way = match mobile(&gateway, &caller) {
         Ok(inbox) => gateway.parts.history.unread(&inbox).await?.one_way,
         Err(_) => 0,
     };
-    Ok(Json(Counts { one_way, total: one_way }))
+    // Whoever may not chat is not told of it either.
+    let chat = match may_chat(&caller) {
+        Ok(_) => gateway.parts.history.unread_total(&user).await?,
+        Err(_) => 0,
+    };
+    Ok(Json(Counts { one_way, chat, total: one_way + chat }))
 }
 
 /// The nodes to try.

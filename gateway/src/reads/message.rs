@@ -9,6 +9,7 @@ use axum::{
 use ingest::http::Authed;
 use schemas::{
     Cursor,
+    conversation::Shown,
     port::Placed,
     view::{Item, Stage, Trace},
 };
@@ -18,13 +19,14 @@ use crate::Gateway;
 
 /// A message as this caller is shown it.
 pub(crate) fn item(placed: &Placed, part: Part) -> Item {
-    match part {
+    let item = match part {
         Part::Sender => Item::for_sender(&placed.message, &placed.state),
         Part::Recipient => {
             let cursor = placed.position.map(|position| Cursor::at(placed.inbox.partition, position));
             Item::for_recipient(&placed.message, &placed.state, cursor)
         }
-    }
+    };
+    Item { seq: placed.seq, ..item }
 }
 
 /// `GET /v1/messages/{id}`.
@@ -34,7 +36,18 @@ pub(crate) async fn show(
     Path(id): Path<String>,
 ) -> Answer<Json<Item>> {
     let (placed, part) = find(&gateway, &caller, &id).await?;
-    Ok(Json(item(&placed, part)))
+    let about = placed.message.kind.about();
+    let (true, Some(user)) = (placed.message.kind.conversation().is_some(), caller.user()) else {
+        return Ok(Json(item(&placed, part)));
+    };
+    // With what its edits and its deletion made of it.
+    let said = gateway.parts.history.said(&[about.unwrap_or(placed.message.id)]).await?.pop().flatten();
+    Ok(Json(match (said, about) {
+        (Some(shown), None) => Item::of_turn(&shown, &user),
+        // What a deleted message once said is not to be read from its edits.
+        (Some(Shown { deleted_at: Some(_), .. }), Some(_)) => Item { content: String::new(), ..item(&placed, part) },
+        _ => item(&placed, part),
+    }))
 }
 
 /// `GET /v1/messages/{id}/trace`.

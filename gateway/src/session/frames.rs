@@ -3,6 +3,8 @@
 
 use schemas::{Fact, frame::ServerFrame, limits::SocketLimits};
 
+use crate::delivery::Rendered;
+
 /// Something to write.
 #[derive(Debug, PartialEq)]
 pub enum Out {
@@ -34,40 +36,44 @@ pub(super) struct Frames {
     most_bytes: usize,
     done: Vec<Out>,
     text: String,
+    items: usize,
     facts: Vec<Fact>,
 }
 
 impl Frames {
     pub(super) fn new(limits: &SocketLimits) -> Self {
         let (most_items, most_bytes) = (limits.frame_items, limits.frame_bytes);
-        Self { most_items, most_bytes, done: Vec::new(), text: String::new(), facts: Vec::new() }
+        Self { most_items, most_bytes, done: Vec::new(), text: String::new(), items: 0, facts: Vec::new() }
     }
 
-    pub(super) fn push(&mut self, json: &str, sent: Fact) {
-        let full =
-            self.facts.len() >= self.most_items || self.text.len() + 1 + json.len() + TAIL.len() > self.most_bytes;
-        if full && !self.facts.is_empty() {
+    /// Adds an item, with its cursor and what becomes true by it.
+    pub(super) fn push(&mut self, item: &Rendered, cursor: &str, sent: Option<Fact>) {
+        let bytes = item.bytes() + cursor.len();
+        let full = self.items >= self.most_items || self.text.len() + 1 + bytes + TAIL.len() > self.most_bytes;
+        if full && self.items > 0 {
             self.end();
         }
-        if self.facts.is_empty() {
-            self.text.reserve(HEAD.len() + json.len() + TAIL.len());
+        if self.items == 0 {
+            self.text.reserve(HEAD.len() + bytes + TAIL.len());
             self.text.push_str(HEAD);
         } else {
             self.text.push(',');
         }
-        self.text.push_str(json);
-        self.facts.push(sent);
+        item.write(cursor, &mut self.text);
+        self.items += 1;
+        self.facts.extend(sent);
     }
 
     fn end(&mut self) {
         self.text.push_str(TAIL);
         let (text, facts) = (std::mem::take(&mut self.text), std::mem::take(&mut self.facts));
+        self.items = 0;
         self.done.push(Out::Text { text, facts });
     }
 
     /// Hands over what was gathered; says whether there was anything.
     pub(super) fn finish(mut self, to: &mut Vec<Out>) -> bool {
-        if !self.facts.is_empty() {
+        if self.items > 0 {
             self.end();
         }
         let any = !self.done.is_empty();

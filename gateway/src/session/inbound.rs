@@ -1,5 +1,5 @@
-//! What a client says, and what it means: acknowledgements, reads, heartbeats, tokens. Unknown types are answered with
-//! `error`, unknown fields are ignored, storms end the session.
+//! What a client says, and what it means: acknowledgements, reads, heartbeats, tokens; what belongs to conversations is in
+//! [`super::chat`]. Unknown types are answered with `error`, unknown fields are ignored, storms end the session.
 
 use std::collections::HashSet;
 
@@ -21,16 +21,15 @@ impl Session {
         match parse(text) {
             // What a client acknowledges after it was told to come back still counts.
             Ok(ClientFrame::Ack { cursor, ids }) => self.on_ack(cursor.as_ref(), ids, now, fx),
-            Ok(ClientFrame::Read { ids, conversation_id, .. }) if conversation_id.is_none() => {
-                self.on_read(ids, now, fx);
-            }
+            Ok(ClientFrame::Read { ids, conversation_id: None, .. }) => self.on_read(ids, now, fx),
             _ if self.closed.is_some() => {}
-            Ok(ClientFrame::Read { .. } | ClientFrame::Typing { .. }) => {
-                self.refuse(None, Problem::new(Code::NotFound, "there is no such conversation"), fx);
+            Ok(ClientFrame::Read { ids, conversation_id: Some(conversation), up_to }) => {
+                self.on_mark(conversation, up_to, &ids, fx);
             }
-            Ok(ClientFrame::Send { client_ref, .. }) => {
-                let detail = "this user has no conversation that a message could be sent in";
-                self.refuse(Some(client_ref), Problem::new(Code::NoReply, detail), fx);
+            Ok(ClientFrame::Typing { conversation_id }) => self.on_typing(conversation_id, now, fx),
+            Ok(ClientFrame::Send { client_ref, conversation_id, to, content, content_type, key }) => {
+                let to = (conversation_id, to);
+                self.on_send(client_ref, to, content, content_type, key, fx);
             }
             Ok(ClientFrame::Ping) => fx.frames.push(Out::of(&ServerFrame::Pong)),
             Ok(ClientFrame::Pong) => {}
@@ -106,7 +105,7 @@ impl Session {
 
     fn deliver_front(&mut self, now: Now, fx: &mut Effects) {
         if let Some(sent) = self.unacked.pop_front() {
-            fx.facts.push(self.fact(&sent, What::Delivered, now));
+            fx.facts.extend(self.fact(&sent, What::Delivered, now));
         }
     }
 
@@ -137,7 +136,7 @@ impl Session {
         kept.retain(|sent| {
             let hit = wanted.remove(&sent.id);
             if hit {
-                fx.facts.push(self.fact(sent, What::Delivered, now));
+                fx.facts.extend(self.fact(sent, What::Delivered, now));
             }
             !hit
         });

@@ -119,8 +119,9 @@ impl Lane {
         }
     }
 
-    /// Moves on to an entry that was read; says whether it is to be sent.
-    pub(super) fn pass(&mut self, position: Position, state: &State) -> bool {
+    /// Moves on to an entry that was read; says whether it is to be sent. `own`: it is the user's own, which never waited
+    /// for a device of its.
+    pub(super) fn pass(&mut self, position: Position, state: &State, own: bool) -> bool {
         self.last = position;
         if position <= self.have {
             self.acked = position;
@@ -129,7 +130,7 @@ impl Lane {
         if state.is_withdrawn() {
             return false;
         }
-        if self.skipping && state.status().is_reached() {
+        if self.skipping && (own || state.status().is_reached()) {
             return false;
         }
         self.skipping = false;

@@ -128,6 +128,10 @@ impl Log for FakeLog {
 pub(super) struct FakeHistory {
     /// Conversations.
     pub(super) talks: schemas::port::Talks,
+    /// Messages by id, beside those of conversations.
+    pub(super) placed: Mutex<HashMap<MessageId, Placed>>,
+    /// What was refused after it was accepted.
+    pub(super) refused: Mutex<HashMap<MessageId, schemas::Reason>>,
     pub(super) broadcasts: Mutex<HashMap<BroadcastId, (Broadcast, Vec<Phone>)>>,
     /// `progress` calls that fail before one is kept: as if the process had died between append and progress.
     pub(super) forgets: AtomicUsize,
@@ -186,8 +190,9 @@ impl Inboxes for FakeHistory {
     async fn read(&self, _: &Inbox, _: Position, _: usize) -> PortResult<Span> {
         not_faked()
     }
-    async fn messages(&self, _: &[MessageId]) -> PortResult<Vec<Option<Placed>>> {
-        not_faked()
+    async fn messages(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Placed>>> {
+        let placed = self.placed.lock();
+        Ok(ids.iter().map(|id| placed.get(id).cloned()).collect())
     }
     async fn one_way(
         &self,
@@ -214,8 +219,17 @@ impl Facts for FakeHistory {
     async fn settle(&self, _: &[Fact]) -> PortResult<Vec<Settled>> {
         not_faked()
     }
-    async fn states(&self, _: &[MessageId]) -> PortResult<Vec<State>> {
-        not_faked()
+    async fn states(&self, ids: &[MessageId]) -> PortResult<Vec<State>> {
+        let refused = self.refused.lock();
+        let state = |id: &MessageId| {
+            let mut state = State::default();
+            if let Some(reason) = refused.get(id) {
+                let (at, what) = (Timestamp(1), schemas::What::Failed(*reason));
+                state.merge(schemas::fact::Past { at, what, round: 0, attempt: Default::default(), device: None });
+            }
+            state
+        };
+        Ok(ids.iter().map(state).collect())
     }
 }
 

@@ -4,8 +4,10 @@
 mod auth;
 mod batches;
 mod broadcasts;
+mod chat;
 mod fakes;
 mod kafka;
+mod owner;
 mod refusals;
 mod singles;
 
@@ -116,8 +118,11 @@ fn phone(n: usize) -> Phone {
 
 impl House {
     fn new(limits: Limits) -> Self {
-        let log = Arc::new(FakeLog::default());
-        let history = Arc::new(FakeHistory::default());
+        Self::over(limits, Arc::default(), Arc::default())
+    }
+
+    /// Another door over what is there.
+    fn over(limits: Limits, log: Arc<FakeLog>, history: Arc<FakeHistory>) -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let auth = Arc::new(Auth::new(settings(), clock.clone()).unwrap());
         let door = Door::open(Parts {
@@ -127,9 +132,10 @@ impl House {
             limits: Arc::new(limits),
             auth,
             limiter: Arc::new(fakes::Buckets::new(clock.clone())),
+            expands: true,
             take_over_ms: 0,
         });
-        let router = with_fallbacks(door.routes());
+        let router = with_fallbacks(door.routes().merge(door.chat_routes()));
         Self { log, history, clock, door, router }
     }
 

@@ -1,6 +1,6 @@
 //! What the same work costs without the work: a process of this binary that is nothing but axum routes over the same listener,
 //! the same runtime and the same socket settings. It takes singles and batches, pushes every message of a batch to its
-//! recipient's WebSocket at once, keeps nothing and promises nothing.
+//! recipient's WebSocket at once, hands what one socket sends to the other, keeps nothing and promises nothing.
 
 use std::{collections::HashMap, io::Write as _, process::Stdio, sync::Arc, time::Duration};
 
@@ -109,12 +109,23 @@ async fn connect(State(sockets): State<Sockets>, headers: HeaderMap, upgrade: We
         .max_message_size(limits.frame_bytes)
         .max_frame_size(limits.frame_bytes);
     upgrade.on_upgrade(move |socket| async move {
-        tokio::spawn(push(socket, mailbox, Duration::from_millis(limits.heartbeat_ms)));
+        tokio::spawn(push(socket, mailbox, sockets, Duration::from_millis(limits.heartbeat_ms)));
     })
 }
 
-/// One socket: what comes for it, and a heartbeat.
-async fn push(mut socket: WebSocket, mut mailbox: mpsc::Receiver<String>, heartbeat: Duration) {
+/// What is said to another socket becomes a message there.
+async fn hand_over(sockets: &Sockets, frame: &str) {
+    let field = |name: &str| frame.split_once(name).and_then(|(_, rest)| rest.split('"').next());
+    let (Some(to), Some(content)) = (field("\"to\":\""), field("\"content\":\"")) else { return };
+    let frame = format!("{{\"type\":\"messages\",\"items\":[{{\"content\":\"{content}\",\"cursor\":\"1\"}}]}}");
+    let mailbox = sockets.lock().get(to).cloned();
+    if let Some(mailbox) = mailbox {
+        let _ = mailbox.send(frame).await;
+    }
+}
+
+/// One socket: what comes for it, what it says to others, and a heartbeat.
+async fn push(mut socket: WebSocket, mut mailbox: mpsc::Receiver<String>, others: Sockets, heartbeat: Duration) {
     let mut beat = tokio::time::interval(heartbeat);
     loop {
         let frame = tokio::select! {
@@ -124,6 +135,10 @@ async fn push(mut socket: WebSocket, mut mailbox: mpsc::Receiver<String>, heartb
             },
             _ = beat.tick() => "{\"type\":\"ping\"}".to_owned(),
             message = socket.recv() => match message {
+                Some(Ok(Message::Text(frame))) if frame.starts_with("{\"type\":\"send\"") => {
+                    hand_over(&others, &frame).await;
+                    continue;
+                }
                 Some(Ok(_)) => continue,
                 _ => return,
             },

@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use ingest::auth::Who;
 use parking_lot::Mutex;
-use schemas::{Clock, Phone, limits::StoreLimits};
+use schemas::{Clock, Name, Phone, limits::StoreLimits};
 use stores::Stores;
 
 pub use bare::serve as serve_bare;
@@ -64,6 +64,9 @@ pub(crate) mod lift {
         ["limits.door.server_per_second=100000000", "limits.door.system_per_second=100000000"];
     /// The room of the lanes.
     pub(crate) const LANES: [&str; 2] = ["limits.door.lane_slow=50000000", "limits.door.lane_full=100000000"];
+    /// Messages of one person.
+    pub(crate) const PEOPLE: [&str; 2] =
+        ["limits.door.person_per_minute=1000000", "limits.door.person_per_hour=100000000"];
     /// Sockets and connections.
     pub(crate) const SOCKETS: [&str; 2] = ["limits.socket.sessions=100000", "limits.door.connections=100000"];
 }
@@ -145,6 +148,11 @@ impl Stage {
     /// A token of an administrator.
     pub(crate) fn admin(&self, server: &Server) -> Result<String> {
         self.token(server, Who::Admin)
+    }
+
+    /// A token of a business user.
+    pub(crate) fn business_user(&self, server: &Server, name: &str) -> Result<String> {
+        self.token(server, Who::Business(Name::parse(name)?))
     }
 
     /// A token for each of these phones.

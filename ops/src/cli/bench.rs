@@ -16,13 +16,13 @@ pub(super) const EXAMPLE: &str = "Example:\n  esh3ar bench --seconds 20 --html b
 /// What to measure.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Scenarios: end-to-end, singles, latency, users, lanes, priority, idle, kept. All without any. And where it is named:
-    /// cluster, on real servers.
+    /// Scenarios: end-to-end, singles, latency, users, lanes, priority, idle, kept, chat, devices, threads. All without any. And
+    /// where it is named: cluster, on real servers.
     scenarios: Vec<String>,
     /// Seconds of each load after its warm-up.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Phones of the end-to-end scenarios.
+    /// Phones of the end-to-end scenarios, and a third of the pairs that chat.
     #[arg(long, default_value_t = 1_000)]
     users: usize,
     /// Ten times the size where a scenario has one.

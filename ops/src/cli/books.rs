@@ -24,7 +24,7 @@ pub struct BooksArgs {
 /// Shows them.
 pub(super) async fn run(args: BooksArgs, json: bool) -> Result<(), Failure> {
     let bar = print::spinner("drawing up the books", json);
-    let drawn = draw(&args.admin).await;
+    let drawn = Box::pin(draw(&args.admin)).await;
     bar.finish_and_clear();
     let value = drawn?;
     if json {

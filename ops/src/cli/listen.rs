@@ -83,6 +83,12 @@ pub(super) async fn run(args: ListenArgs, json: bool) -> Result<(), Failure> {
             }
             Met::Status(change) if json => print::json(&change)?,
             Met::Status(change) => print::line(format!("{} {} {}", change.at, change.id, change.status))?,
+            // What it does not ask for, and what it never sends.
+            Met::Accepted { .. }
+            | Met::Refused { .. }
+            | Met::Read { .. }
+            | Met::Typing { .. }
+            | Met::Presence { .. } => {}
             Met::Gone { after_ms, why } => print::aside(format!("{why}; coming back in {after_ms} ms")),
         }
     }

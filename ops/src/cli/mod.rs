@@ -3,9 +3,11 @@
 
 mod bench;
 mod books;
+mod chat;
 mod client;
 mod completions;
 mod config;
+mod conversations;
 mod data;
 mod dead;
 mod drill;
@@ -19,6 +21,7 @@ mod tail;
 mod token;
 mod trace;
 mod up;
+mod whose;
 
 use std::{io, process::ExitCode};
 
@@ -87,6 +90,12 @@ pub enum Command {
     /// Receive a user's messages, as their phone would: a line a message.
     #[command(after_help = listen::EXAMPLE)]
     Listen(listen::ListenArgs),
+    /// Talk with somebody in the terminal, line by line, with ticks.
+    #[command(after_help = chat::EXAMPLE)]
+    Chat(chat::ChatArgs),
+    /// List, show and export a user's conversations.
+    #[command(subcommand, after_help = conversations::EXAMPLE)]
+    Conversations(conversations::ConversationsCommand),
     /// Tell everything that happened to a message.
     #[command(after_help = trace::EXAMPLE)]
     Trace(trace::TraceArgs),
@@ -186,6 +195,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Token(args) => token::run(&args, json),
         Command::Send(args) => one()?.block_on(send::run(args, json)),
         Command::Listen(args) => one()?.block_on(listen::run(args, json)),
+        Command::Chat(args) => one()?.block_on(chat::run(args, json)),
+        Command::Conversations(command) => one()?.block_on(conversations::run(command, json)),
         Command::Trace(args) => one()?.block_on(trace::run(args, json)),
         Command::Dead(command) => one()?.block_on(dead::run(command, json)),
         Command::Books(args) => workers()?.block_on(books::run(args, json)),

@@ -1,11 +1,11 @@
-//! A phone's side of the socket, for `esh3ar listen`: keeps its cursor, drops what it has seen, comes back when it is told to.
+//! A user's side of the socket, for `esh3ar listen` and `chat`: keeps its cursor, drops what it has seen, comes back when it is told to.
 
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use reqwest::Url;
 use schemas::{
-    Cursor, DeviceId, Problem,
+    ConversationId, Cursor, DeviceId, MessageId, Party, Problem, Ref, Timestamp,
     frame::{ClientFrame, SUBPROTOCOL, ServerFrame},
     view::{Item, StatusChange},
 };
@@ -29,6 +29,16 @@ pub(super) enum Met {
     Items(Vec<Item>),
     /// One of its own messages changed.
     Status(StatusChange),
+    /// A frame of its own was done.
+    Accepted { client_ref: Option<Ref>, id: Option<MessageId> },
+    /// A frame of its own that it gave a name was refused.
+    Refused { client_ref: Ref, problem: Problem },
+    /// Somebody has read up to a number of a conversation.
+    Read { conversation: ConversationId, up_to: u64, by: Party },
+    /// Somebody types in a conversation.
+    Typing { conversation: ConversationId, by: Party },
+    /// Somebody came or went.
+    Presence { user: Party, online: bool, last_seen: Option<Timestamp> },
     /// The connection ended; it comes back after so long.
     Gone { after_ms: u64, why: String },
 }
@@ -186,12 +196,15 @@ impl Phone {
                 self.wait_ms = after_ms;
                 None
             }
+            ServerFrame::Error { client_ref: Some(client_ref), problem } => Some(Met::Refused { client_ref, problem }),
             ServerFrame::Error { problem, .. } => return Err(Failure::refused(problem)),
-            ServerFrame::Accepted { .. }
-            | ServerFrame::Read { .. }
-            | ServerFrame::Typing { .. }
-            | ServerFrame::Presence { .. }
-            | ServerFrame::Pong => None,
+            ServerFrame::Accepted { client_ref, id } => Some(Met::Accepted { client_ref, id }),
+            ServerFrame::Read { conversation_id: Some(conversation), up_to: Some(up_to), by: Some(by), .. } => {
+                Some(Met::Read { conversation, up_to, by })
+            }
+            ServerFrame::Typing { conversation_id: conversation, by } => Some(Met::Typing { conversation, by }),
+            ServerFrame::Presence { user, online, last_seen } => Some(Met::Presence { user, online, last_seen }),
+            ServerFrame::Read { .. } | ServerFrame::Pong => None,
         })
     }
 
@@ -205,7 +218,8 @@ impl Phone {
         fresh
     }
 
-    async fn say(&mut self, frame: &ClientFrame) {
+    /// Sends a frame, if it is connected. Whether it arrived, the answer tells.
+    pub(super) async fn say(&mut self, frame: &ClientFrame) {
         let Ok(text) = serde_json::to_string(frame) else { return };
         if let Some(socket) = &mut self.socket {
             // A broken connection shows itself at the next read.

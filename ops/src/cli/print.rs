@@ -61,3 +61,12 @@ pub(super) fn spinner(what: &'static str, json: bool) -> ProgressBar {
     bar.enable_steady_tick(std::time::Duration::from_millis(100));
     bar
 }
+
+/// Says how much is done of something whose end is not known, where a person watches.
+pub(super) fn counter(what: &'static str, json: bool) -> ProgressBar {
+    let bar = spinner(what, json);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} {msg} {elapsed}, {per_sec}") {
+        bar.set_style(style);
+    }
+    bar
+}

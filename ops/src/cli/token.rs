@@ -12,7 +12,8 @@ use crate::{clock::SystemClock, exit::Failure, folder};
 
 pub(super) const EXAMPLE: &str = "Examples:
   esh3ar token --tenant acme --server                          may send and broadcast
-  esh3ar token --tenant acme --user +962790000001 --ttl 7d     a phone
+  esh3ar token --tenant acme --user +962790000001 --ttl 7d     a phone, verified: it may chat
+  esh3ar token --tenant acme --business sara --can chat        one of the business's people, to chat
   curl -H \"Authorization: Bearer $(esh3ar token --tenant acme --server)\" ...";
 
 /// Arguments of `token`.
@@ -37,6 +38,9 @@ pub struct TokenArgs {
     /// What it permits: send, chat, broadcast, admin. By default what its holder usually may.
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     can: Option<Vec<String>>,
+    /// For a mobile user who was not verified: it receives, and may not chat.
+    #[arg(long, requires = "user")]
+    unverified: bool,
     /// How long it holds: 90s, 30m, 24h, 7d.
     #[arg(long, default_value = "24h", value_parser = duration_ms, value_name = "TIME")]
     ttl: u64,
@@ -93,7 +97,8 @@ pub(super) fn run(args: &TokenArgs, json: bool) -> Result<(), Failure> {
     })?;
     let now = SystemClock::new().wall();
     let new = NewToken { tenant: args.tenant.clone(), who, can, ttl_ms: args.ttl };
-    let token = ingest::auth::mint(&key, &new, now).map_err(|why| Failure::failed(why.to_string()))?;
+    let token =
+        ingest::auth::mint_as(&key, &new, !args.unverified, now).map_err(|why| Failure::failed(why.to_string()))?;
     if json { print::json(&json!({ "token": token, "expires_at": now.plus_ms(args.ttl) })) } else { print::line(token) }
 }
 

@@ -24,9 +24,13 @@ pub fn settings(config: &Config) -> Result<stores::Settings, Failure> {
     let server = |key: &str, text: &str, schemes: &[&str]| {
         urls::server(text, schemes).map_err(|why| Failure::usage(format!("`{key}`: {why}")))
     };
+    let presence = server("stores.presence", &config.stores.presence, &urls::PRESENCES)?;
+    let cache = urls::cache(&config.stores.cache, presence.as_ref());
+    let cache = cache.map_err(|why| Failure::usage(format!("`stores.cache`: {why}")))?;
     Ok(stores::Settings {
         data: config.data.clone(),
         limits: config.limits.store.clone(),
+        chat: config.limits.chat.clone(),
         redis: config.limits.redis.clone(),
         presence_ms: config.limits.socket.presence_ms,
         deliver_ms: config.limits.flow.deliver_ms,
@@ -34,7 +38,8 @@ pub fn settings(config: &Config) -> Result<stores::Settings, Failure> {
         places: Places {
             log: server("stores.log", &config.stores.log, &urls::LOGS)?,
             history: server("stores.history", &config.stores.history, &urls::HISTORIES)?,
-            presence: server("stores.presence", &config.stores.presence, &urls::PRESENCES)?,
+            presence,
+            cache: Some(cache),
         },
     })
 }

@@ -12,7 +12,10 @@ use axum::Router;
 use ingest::{auth::Auth, http::with_fallbacks};
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
-use schemas::{Clock, Limits, NodeId, Tenant, port::Dispatch};
+use schemas::{
+    Clock, Limits, NodeId, Tenant,
+    port::{Conversations, Dispatch},
+};
 use tokio::{net::TcpListener, sync::watch};
 
 pub use keep::{Kept, resolve, settings, skew};
@@ -64,8 +67,8 @@ pub async fn start(role: Role, config: Config, metrics: PrometheusHandle) -> Res
     let auth = Auth::with_limits(people::auth(&config)?, clock.clone(), &limits.door);
     let auth = Arc::new(auth.map_err(|why| Failure::usage(why.to_string()))?);
 
-    // What takes in.
-    let door = role.takes_in().then(|| {
+    // What takes in. Chat is taken in wherever it is read: also by sockets.
+    let door = role.reads().then(|| {
         ingest::Door::open(ingest::Parts {
             log: log.clone(),
             history: history.clone(),
@@ -73,30 +76,47 @@ pub async fn start(role: Role, config: Config, metrics: PrometheusHandle) -> Res
             limits: limits.clone(),
             auth: auth.clone(),
             limiter: stores.limiter.clone(),
+            expands: role.takes_in(),
             take_over_ms: take_over_ms(&config),
         })
     });
 
     // What businesses produce to comes in by the same door.
     let topics = match &door {
-        Some(_) if config.stores.ingress == "on" => {
+        Some(_) if role.takes_in() && config.stores.ingress == "on" => {
             let joined = stores.ingress().await;
             joined.map_err(|why| Failure::unreachable(why.to_string()))?
         }
         _ => None,
     };
 
+    // What acts on the world for those who decide, and tells other people's nodes for those who hold sockets.
+    let sinks: Arc<dyn Dispatch> = sinks::Sinks::new(sinks::Parts {
+        presence: presence.clone(),
+        backplane: backplane.clone(),
+        clock: clock.clone(),
+        limits: limits.clone(),
+        notice: people::notice(&config.notice),
+    });
+
     // What holds the sockets and answers reads; before the dataflow, so that its first deliveries find it.
+    let talks: Arc<dyn Conversations> = match stores.cache.clone() {
+        Some(cache) => stores::cache::Cached::new(&history, cache, clock.clone(), limits.clone()),
+        None => history.clone(),
+    };
     let gateway = gateway::Parts {
         log: log.clone(),
         history: history.clone(),
+        talks,
         presence: presence.clone(),
-        backplane: backplane.clone(),
+        backplane,
+        dispatch: sinks.clone(),
         clock: clock.clone(),
         limits: limits.clone(),
         auth: auth.clone(),
         node,
         address: address(&config, listen.as_deref().unwrap_or_default()),
+        door: door.clone(),
         origins: config.origins.clone(),
     };
     let gateway = match role {
@@ -108,21 +128,14 @@ pub async fn start(role: Role, config: Config, metrics: PrometheusHandle) -> Res
         _ => None,
     };
 
-    // What decides, and what acts on the world for it.
+    // What decides.
     let (pipeline, pipeline_failed) = match role.decides() {
         true => {
-            let sinks = sinks::Sinks::new(sinks::Parts {
-                presence: presence.clone(),
-                backplane,
-                clock: clock.clone(),
-                limits: limits.clone(),
-                notice: people::notice(&config.notice),
-            });
             let parts = pipeline::Parts {
                 log: log.clone(),
                 history: history.clone(),
                 presence: presence.clone(),
-                dispatch: sinks as Arc<dyn Dispatch>,
+                dispatch: sinks,
                 clock: clock.clone(),
                 limits: limits.clone(),
                 instances: config.threads(),
@@ -182,9 +195,10 @@ pub async fn start(role: Role, config: Config, metrics: PrometheusHandle) -> Res
     // Open.
     let public = match public {
         Some(listener) => {
-            let posts = door.as_ref().map(ingest::Door::routes).unwrap_or_default();
+            let posts = door.as_ref().filter(|_| role.takes_in()).map(ingest::Door::routes).unwrap_or_default();
+            let chat = door.as_ref().map(ingest::Door::chat_routes).unwrap_or_default();
             let reads = gateway.as_ref().map(gateway::Gateway::routes).unwrap_or_default();
-            let all = posts.merge(reads).merge(pages::routes()).merge(routes.clone());
+            let all = posts.merge(chat).merge(reads).merge(pages::routes()).merge(routes.clone());
             Some(serving(listener, all, &system, "public", &limits, limits.door.connections)?)
         }
         None => None,

@@ -196,6 +196,9 @@ fn own(config: &Config) -> Vec<String> {
             must(false, format!("`{key}`: {why}"));
         }
     }
+    if let Err(why) = stores::urls::cache(&config.stores.cache, None) {
+        must(false, format!("`stores.cache`: {why}"));
+    }
     must(
         ["on", "off"].contains(&config.stores.ingress.as_str()),
         format!("`stores.ingress` must be on or off, and {} is not", config.stores.ingress),

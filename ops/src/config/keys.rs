@@ -65,6 +65,11 @@ const OWN: &[(&str, Kind, &str)] = &[
         "What knows who is where, carries deliveries between nodes and counts quotas: `redis://`, `rediss://` or `redis-cluster://HOST:PORT`; empty: this process.",
     ),
     (
+        "stores.cache",
+        Kind::Text,
+        "What keeps recent messages and lists of conversations near: a Redis of its own, `memory:` for this process, or `off`; empty: the Redis of `stores.presence`, else this process.",
+    ),
+    (
         "stores.ingress",
         Kind::Text,
         "`on`: a process that takes messages in also reads the topics `ingress` and `ingress.TENANT` of a Kafka log; `off`: it does not.",
@@ -105,7 +110,7 @@ const SECRET: [&str; 3] = ["auth.secret", "auth.api_keys", "notice.webhook"];
 
 /// Whether a key's value is an address, which is shown without its login.
 pub fn is_address(path: &str) -> bool {
-    matches!(path, "stores.log" | "stores.history" | "stores.presence")
+    matches!(path, "stores.log" | "stores.history" | "stores.presence" | "stores.cache")
 }
 
 /// All keys, in the order they are shown.

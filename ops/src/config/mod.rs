@@ -75,6 +75,8 @@ pub struct StoresConfig {
     pub history: String,
     /// Presence, backplane and shared quotas.
     pub presence: String,
+    /// The cache.
+    pub cache: String,
     /// Whether the Kafka door is open: `on` or `off`.
     pub ingress: String,
     /// How long a start waits for servers that do not answer, s.
@@ -89,6 +91,7 @@ impl Default for StoresConfig {
             log: String::new(),
             history: String::new(),
             presence: String::new(),
+            cache: String::new(),
             ingress: "on".to_owned(),
             wait_s: 30,
             skew_ms: 30_000,

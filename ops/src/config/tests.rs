@@ -108,6 +108,7 @@ fn values_that_contradict_each_other_are_refused_in_sentences() {
         ("stores.log=redis://a:1", "`stores.log`"),
         ("stores.history=cassandra", "`stores.history`"),
         ("stores.presence=kafka://a:1", "redis-cluster"),
+        ("stores.cache=file:x", "memory:"),
         ("stores.ingress=maybe", "on or off"),
         ("stores.skew_ms=10", "at least 1000"),
         ("notice.webhook=ftp://x", "https://"),

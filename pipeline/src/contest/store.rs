@@ -210,7 +210,7 @@ impl Inboxes for Store {
             let state = kept.states.get(id).cloned().unwrap_or_default();
             let placed = |message: &Arc<schemas::Message>, inbox, position, prev| {
                 let (message, recorded_at, state) = (message.clone(), Timestamp(0), state.clone());
-                Placed { message, inbox, position, prev, recorded_at, state }
+                Placed { message, inbox, position, prev, recorded_at, seq: None, state }
             };
             let entry = kept.find(*id).map(|e| placed(&e.message, e.inbox.clone(), Some(e.position), e.prev));
             entry.or_else(|| {

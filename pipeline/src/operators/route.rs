@@ -159,11 +159,11 @@ fn sort(steps: Vec<Step>, placed: Vec<Option<Placed>>, now: Timestamp) -> Sorted
 
 /// The next attempt, if its message's state still asks for one (rule 7).
 fn retried(again: &Again, placed: Placed) -> Option<Hint> {
-    let Placed { message, inbox, position, prev, state, .. } = placed;
+    let Placed { message, inbox, position, prev, seq, state, .. } = placed;
     if state.is_done(again.round) || state.is_withdrawn() {
         return None;
     }
     // A replayed record does not know how far its attempts had come.
     let attempt = if state.round() == again.round { again.attempt.max(state.attempt()) } else { again.attempt };
-    Some(Hint { inbox, position: position?, prev, message, round: again.round, attempt, state })
+    Some(Hint { inbox, position: position?, prev, seq, message, round: again.round, attempt, state })
 }

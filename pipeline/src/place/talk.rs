@@ -171,7 +171,7 @@ impl Placing<'_> {
             Change::Own(note) => {
                 self.changed(row.clone(), here, plan);
                 let message = Arc::new(command.message(&row, Some(note)));
-                self.place(message, None, here, plan);
+                self.place(message, None, None, here, plan);
             }
             Change::Turn(note) => {
                 let message = Arc::new(command.message(&row, note.as_ref()));
@@ -275,6 +275,7 @@ impl Placing<'_> {
             message: message.clone(),
             of,
         };
+        let seq = Some(turn.seq);
         if matches!(message.kind, Kind::Chat(_)) {
             self.threads.note(turn.original(0, false), here.epoch, self.write);
         }
@@ -283,14 +284,14 @@ impl Placing<'_> {
         copies.sort_unstable();
         copies.dedup();
         copies.retain(|user| *user != message.to);
-        self.place(message.clone(), None, here, plan);
+        self.place(message.clone(), None, seq, here, plan);
         for user in copies {
-            self.place(message.clone(), Some(user), here, plan);
+            self.place(message.clone(), Some(user), seq, here, plan);
         }
     }
 
     /// An entry in its recipient's inbox, or a copy in another's, and the offer to whoever is there.
-    fn place(&mut self, message: Arc<Message>, copy: Option<UserId>, here: Here, plan: &mut Plan) {
+    fn place(&mut self, message: Arc<Message>, copy: Option<UserId>, seq: Option<u64>, here: Here, plan: &mut Plan) {
         let user = copy.unwrap_or_else(|| message.to.clone());
         let inbox = Inbox { user, partition: here.partition };
         // The batch holds it; giving a place lets go of one hold.
@@ -305,11 +306,12 @@ impl Placing<'_> {
             prev,
             one_way,
             recorded_at,
+            seq,
             message: message.clone(),
             end: None,
         });
         let (round, attempt, state) = (0, Attempt::default(), Default::default());
-        plan.steps.push(Step::Offer(Box::new(Hint { inbox, position, prev, message, round, attempt, state })));
+        plan.steps.push(Step::Offer(Box::new(Hint { inbox, position, prev, seq, message, round, attempt, state })));
     }
 
     /// What was accepted and is refused now: never tried again (R4.8), and known by its fact alone.

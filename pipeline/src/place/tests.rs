@@ -72,7 +72,7 @@ fn due_found(position: Option<Position>, what: Option<What>) -> Found {
     let inbox = Inbox { user: message.to.clone(), partition: Partition(0) };
     let id = message.id;
     let (prev, recorded_at) = (Position::START, Timestamp(1));
-    let placed = Placed { message, inbox, position, prev, recorded_at, state };
+    let placed = Placed { message, inbox, position, prev, recorded_at, seq: None, state };
     Found { due: HashMap::from([(id, placed)]), ..Found::default() }
 }
 

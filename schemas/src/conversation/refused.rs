@@ -63,6 +63,21 @@ impl Refused {
         }
     }
 
+    /// What a reason in the facts of a chat message or command says, as far as it says it; who somebody else is, it does not.
+    pub fn of(reason: Reason) -> Option<Self> {
+        Some(match reason {
+            Reason::UnknownConversation => Self::Stranger,
+            Reason::NotPermitted => Self::NotPermitted,
+            Reason::ConversationClosed => Self::Closed,
+            Reason::Blocked => Self::Blocked,
+            Reason::UnknownMessage => Self::NoSuchMessage,
+            Reason::EditTooLate => Self::TooLate,
+            Reason::MessageDeleted => Self::Deleted,
+            Reason::TooManyEdits => Self::TooManyEdits,
+            _ => return None,
+        })
+    }
+
     /// The answer to whoever asked.
     pub fn problem(&self) -> Problem {
         let detail = match self {

@@ -60,7 +60,7 @@ impl Turn {
 }
 
 /// A turn as readers are shown it: with what became of it, and its newest text.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shown {
     /// The row as it was written.
     pub turn: Turn,

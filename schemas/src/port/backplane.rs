@@ -27,6 +27,8 @@ pub struct Hint {
     pub position: Position,
     /// The entry before it; a session that was last sent another reads the gap first.
     pub prev: Position,
+    /// The number of its turn in its conversation ([`super::Entry::seq`]).
+    pub seq: Option<u64>,
     /// The message.
     pub message: Arc<Message>,
     /// Which round.

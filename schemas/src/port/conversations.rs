@@ -9,9 +9,9 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Order, Page, PortResult, Schedule};
+use super::{Order, Page, Person, PortResult, Schedule};
 use crate::{
-    conversation::{Conversation, Shown, Side, Turn},
+    conversation::{Conversation, Shown, Side, Turn, Version},
     fact::State,
     ids::{ConversationId, MessageId, UserId},
     time::Timestamp,
@@ -31,6 +31,16 @@ impl ByActivity {
     pub fn of(conversation: &Conversation) -> Self {
         Self { last_at: conversation.last_at, id: conversation.id }
     }
+}
+
+/// What tells whether a user's list is still as it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListMark {
+    /// Another one whenever what the list shows has changed since.
+    pub mark: u64,
+    /// Rows that a list read after this mark must have, in these versions or later ones, to be what the mark tells of: the
+    /// store may tell of a change a moment before it shows it.
+    pub rows: Vec<(ConversationId, Version)>,
 }
 
 /// A piece of a thread around a message.
@@ -102,6 +112,10 @@ pub trait Conversations: Send + Sync {
 
     /// Chat messages that a user has yet to read, over all its conversations, those put away too.
     async fn unread_total(&self, user: &UserId) -> PortResult<u64>;
+
+    /// The mark of a list whose first page has so many rows. What [`Inboxes::record`](super::Inboxes::record) confirmed
+    /// before it was asked for shows in it. `None`: this store has no cheaper way to tell than to read the list.
+    async fn list_mark(&self, user: &UserId, archived: bool, limit: usize) -> PortResult<Option<ListMark>>;
 }
 
 /// The contract as plain maps, without retention: what stand-ins in tests keep, and what adapters are compared with.
@@ -112,6 +126,8 @@ pub struct Talks(Mutex<Maps>);
 struct Maps {
     rows: HashMap<ConversationId, Conversation>,
     turns: BTreeMap<(ConversationId, u64), Turn>,
+    written: u64,
+    people: HashMap<UserId, Person>,
 }
 
 impl Talks {
@@ -127,6 +143,7 @@ impl Talks {
                 continue;
             }
             maps.rows.insert(row.id, row.clone());
+            maps.written += 1;
             for turn in schedule.turns.iter().filter(|turn| turn.conversation == row.id) {
                 maps.turns.insert((turn.conversation, turn.seq), turn.clone());
             }
@@ -218,6 +235,31 @@ impl Talks {
         maps.rows.values().map(unread).sum()
     }
 
+    /// [`Conversations::list_mark`]: a count of all that was ever written.
+    pub fn list_mark(&self) -> ListMark {
+        ListMark { mark: self.maps().written, rows: Vec::new() }
+    }
+
+    /// [`People::people`](super::People::people).
+    pub fn people(&self, users: &[UserId]) -> Vec<Person> {
+        let maps = self.maps();
+        users.iter().map(|user| maps.people.get(user).copied().unwrap_or_default()).collect()
+    }
+
+    /// [`People::prefer`](super::People::prefer).
+    pub fn prefer(&self, user: &UserId, show_presence: bool) {
+        self.maps().people.entry(user.clone()).or_default().show_presence = show_presence;
+    }
+
+    /// [`People::seen`](super::People::seen).
+    pub fn seen(&self, seen: &[(UserId, Timestamp)]) {
+        let mut maps = self.maps();
+        for (user, at) in seen {
+            let person = maps.people.entry(user.clone()).or_default();
+            person.last_seen = person.last_seen.max(Some(*at));
+        }
+    }
+
     /// All turns of a conversation, edits and deletions too, oldest first.
     pub fn log(&self, id: ConversationId) -> Vec<Turn> {
         self.maps().range(id).cloned().collect()
@@ -244,7 +286,8 @@ fn cut<T, C>(mut rows: Vec<T>, limit: usize, place: impl Fn(&T) -> C) -> Page<T,
     Page { rows, next }
 }
 
-/// Answers [`Conversations`] from a field of this type's, with `states` of its [`Facts`](super::Facts): for stand-ins.
+/// Answers [`Conversations`] and [`People`](super::People) from a field of this type's, with `states` of its
+/// [`Facts`](super::Facts): for stand-ins.
 #[macro_export]
 macro_rules! answers_from_talks {
     ($history:ty, $talks:ident) => {
@@ -294,6 +337,27 @@ macro_rules! answers_from_talks {
             }
             async fn unread_total(&self, user: &$crate::UserId) -> $crate::port::PortResult<u64> {
                 Ok(self.$talks.unread_total(user))
+            }
+            async fn list_mark(
+                &self,
+                _user: &$crate::UserId,
+                _archived: bool,
+                _limit: usize,
+            ) -> $crate::port::PortResult<Option<$crate::port::ListMark>> {
+                Ok(Some(self.$talks.list_mark()))
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl $crate::port::People for $history {
+            async fn people(&self, users: &[$crate::UserId]) -> $crate::port::PortResult<Vec<$crate::port::Person>> {
+                Ok(self.$talks.people(users))
+            }
+            async fn prefer(&self, user: &$crate::UserId, show_presence: bool) -> $crate::port::PortResult<()> {
+                Ok(self.$talks.prefer(user, show_presence))
+            }
+            async fn seen(&self, seen: &[($crate::UserId, $crate::Timestamp)]) -> $crate::port::PortResult<()> {
+                Ok(self.$talks.seen(seen))
             }
         }
     };

@@ -1,12 +1,12 @@
-//! The History port: what was said to whom, and what became of it. Small ports that one store answers together; the
-//! sixth, of conversations, stands in a file of its own.
+//! The History port: what was said to whom, and what became of it. Small ports that one store answers together; those of
+//! conversations and of people stand in files of their own.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Conversations, PortResult};
+use super::{Conversations, People, PortResult};
 use crate::{
     conversation::{Conversation, Turn},
     cursor::Cursor,
@@ -52,6 +52,9 @@ pub struct Entry {
     pub one_way: u64,
     /// When it was recorded.
     pub recorded_at: Timestamp,
+    /// The number of its turn in its conversation; `None` for one-way, and for what one does for one's own devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
     /// The message.
     pub message: Arc<Message>,
     /// How it ended before it was recorded, where it did (a function dropped it): `record` merges this fact into its state
@@ -120,6 +123,8 @@ pub struct Placed {
     pub prev: Position,
     /// When it was recorded or scheduled.
     pub recorded_at: Timestamp,
+    /// The number of its turn in its conversation ([`Entry::seq`]).
+    pub seq: Option<u64>,
     /// What became of it.
     pub state: State,
 }
@@ -399,10 +404,10 @@ pub trait Broadcasts: Send + Sync {
     async fn progress(&self, id: BroadcastId, expanded: u64, state: BroadcastState) -> PortResult<Broadcast>;
 }
 
-/// The whole history: one store answers all six.
-pub trait History: Inboxes + Facts + Cursors + DeadLetters + Broadcasts + Conversations + 'static {}
+/// The whole history: one store answers all seven.
+pub trait History: Inboxes + Facts + Cursors + DeadLetters + Broadcasts + Conversations + People + 'static {}
 
-impl<T: Inboxes + Facts + Cursors + DeadLetters + Broadcasts + Conversations + 'static> History for T {}
+impl<T: Inboxes + Facts + Cursors + DeadLetters + Broadcasts + Conversations + People + 'static> History for T {}
 
 /// Statuses of many messages at once, for the books.
 pub fn tally(states: &[State]) -> [u64; Status::ALL.len()] {

@@ -2,18 +2,21 @@
 //! contracts, and `tests/conformance` runs one suite per port on every adapter.
 
 mod backplane;
+mod cache;
 mod conversations;
 mod dispatch;
 mod history;
 mod ingress;
 mod limiter;
 mod log;
+mod people;
 mod presence;
 
 use std::fmt;
 
 pub use backplane::{Backplane, Hint, Landing, Node, Signal};
-pub use conversations::{Around, ByActivity, Conversations, Talks};
+pub use cache::{Cache, CacheKey, Kept, Listed, Turns};
+pub use conversations::{Around, ByActivity, Conversations, ListMark, Talks};
 pub use dispatch::{Dispatch, Outcome, Routed};
 pub use history::{
     Asked, Broadcast, BroadcastState, Broadcasts, Buried, Cursors, Dead, DeadLetters, Due, DueKind, Entry, Facts,
@@ -22,6 +25,7 @@ pub use history::{
 pub use ingress::{Arrival, Ingress, Raw, Spot};
 pub use limiter::{Bucket, Granted, Limiter, Quota, Standing};
 pub use log::{Append, Consumer, Durability, Event, Fetch, Group, Headers, Log, Record};
+pub use people::{People, Person};
 pub use presence::{NodeLoad, Place, Presence, Taken};
 
 /// What a port answers when it did not do what was asked: split by *did it happen?*, because what may be done next follows

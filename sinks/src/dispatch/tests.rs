@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use parking_lot::Mutex;
 use schemas::{
-    DeviceId, MessageId, Reason, SessionId, Status, Timestamp,
+    ConversationId, DeviceId, MessageId, Party, Reason, SessionId, Status, Timestamp,
     port::{Hint, Node, NodeLoad, Place, PortError, Taken},
     time::ManualClock,
 };
@@ -28,6 +28,7 @@ struct Nodes {
     manners: Mutex<HashMap<String, Manner>>,
     handed: Mutex<Vec<(String, u64)>>,
     notes: Mutex<Vec<(String, UserId, Status)>>,
+    signals: Mutex<Vec<Signal>>,
 }
 
 impl Nodes {
@@ -73,6 +74,14 @@ impl Backplane for Nodes {
             std::future::pending::<()>().await;
         }
         self.notes.lock().extend(notes.into_iter().map(|(user, change)| (node.to_string(), user, change.status)));
+        Ok(())
+    }
+
+    async fn signal(&self, node: &NodeId, signals: Vec<(UserId, Signal)>) -> PortResult<()> {
+        self.signals.lock().extend(signals.into_iter().map(|(_, signal)| signal));
+        if self.manners.lock()[node.as_str()] == Manner::Hangs {
+            std::future::pending::<()>().await;
+        }
         Ok(())
     }
 
@@ -237,4 +246,21 @@ async fn notes_that_find_no_room_are_dropped_and_hold_nobody_up() {
     nodes.set("b", Manner::Takes);
     sinks.notify(vec![note(id, Status::Read)]).await;
     assert_eq!(nodes.notes.lock().len(), 2, "the place was given back");
+}
+
+#[tokio::test]
+async fn typing_and_presence_never_take_the_place_of_marks() {
+    let nodes = Nodes::of(&[("a", Manner::Hangs), ("b", Manner::Hangs)]);
+    let sinks = sinks(&nodes, &clock(), 60_000);
+    let (user, by): (UserId, Party) = ("acme/business:sara".parse().unwrap(), "+962790000001".parse().unwrap());
+    let conversation = ConversationId(MessageId::fresh(Timestamp(1)).0);
+    let typing = Signal::Typing { conversation, by: by.clone() };
+    let came = Signal::Presence { user: by.clone(), online: true, last_seen: None };
+    let read = Signal::Read { conversation, up_to: 1, by };
+    let mut stuck = sinks.signal(vec![(user.clone(), typing.clone())]);
+    assert!(futures::poll!(stuck.as_mut()).is_pending());
+    // Their only place is taken: what comes now is dropped, and marks pass.
+    assert!(futures::poll!(sinks.signal(vec![(user.clone(), came)]).as_mut()).is_ready());
+    assert!(futures::poll!(sinks.signal(vec![(user, read.clone())]).as_mut()).is_pending());
+    assert_eq!(*nodes.signals.lock(), [typing.clone(), typing, read.clone(), read], "one on each node");
 }

@@ -90,7 +90,16 @@ impl Adapter {
             trace: None,
             fingerprint: [7; 16],
         };
-        Entry { position: *tail, prev, one_way: tail.n, inbox, recorded_at: now, message: Arc::new(message), end: None }
+        Entry {
+            position: *tail,
+            prev,
+            one_way: tail.n,
+            inbox,
+            recorded_at: now,
+            message: Arc::new(message),
+            end: None,
+            seq: None,
+        }
     }
 }
 

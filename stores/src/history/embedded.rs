@@ -19,6 +19,7 @@
 //! | | `c`, id, number | up to 1,000 recipients, eight bytes each | as its broadcast |
 //! | | `o`, running or over, time, id | nothing: the order they were accepted in | as its broadcast |
 //! | `history.conversations`, `history.turns` | | see [`conversations`] | |
+//! | `history.people` | `p`, user · `s`, user | whether it shows its presence · when it was last here | as its user |
 //! | `history.meta` | `e`, partition | its epoch | always |
 //! | | `n` · `d` | sizes · dead letters that nobody requeued | always |
 //!
@@ -36,6 +37,7 @@ mod facts;
 mod fence;
 mod inboxes;
 mod keys;
+mod people;
 mod reading;
 mod retention;
 mod rounds;

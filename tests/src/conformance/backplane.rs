@@ -101,6 +101,7 @@ fn hint(n: u64) -> Hint {
         inbox: Inbox { user: user(), partition: Partition(0) },
         position: place(n),
         prev: place(n - 1),
+        seq: (n > 0).then_some(n),
         message: message(),
         round: 0,
         attempt: Attempt(0),

@@ -7,6 +7,7 @@
 //! Cases make up tenants of their own, so one installation may serve many of them, also one that was used before.
 
 pub mod broadcasts;
+pub mod cached;
 pub mod conversations;
 pub mod cursors;
 pub mod dead;
@@ -15,6 +16,7 @@ pub mod fencing;
 pub mod inboxes;
 pub mod kit;
 pub mod lists;
+pub mod people;
 pub mod retention;
 pub mod scheduled;
 pub mod talking;
@@ -108,6 +110,12 @@ macro_rules! history_conformance {
                 conversations::a_message_is_around_in_its_own_conversation_alone,
                 conversations::turns_go_with_their_messages_and_are_no_longer_unread,
                 conversations::readers_see_whole_batches,
+                cached::p10_what_the_cache_shows_is_what_history_shows,
+                cached::r10_7_a_confirmed_write_is_seen_through_every_node_at_once,
+                cached::r8_7_without_a_cache_everything_answers,
+                cached::r8_1_a_page_that_holds_costs_one_look_and_no_page,
+                cached::what_retention_takes_is_not_shown_from_the_cache,
+                people::what_a_user_chose_stands_and_when_it_was_last_here_only_grows,
                 broadcasts::a_broadcast_begins_once,
                 broadcasts::recipients_come_in_order_from_anywhere,
                 broadcasts::progress_grows_and_what_is_over_stays_so,

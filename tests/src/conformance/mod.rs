@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a rule that is broken ends its test")]
 
 pub mod backplane;
+pub mod cache;
 pub mod history;
 pub mod limiter;
 pub mod log;

@@ -3,11 +3,13 @@
 
 mod business;
 pub mod cluster;
+mod person;
 mod phone;
 mod server;
 pub mod stack;
 
 pub use business::{Accepted, Business};
+pub use person::{Person, contents};
 pub use phone::{Phone, Receipt, Taste};
 pub use server::{Server, Settings, binary, free_ports};
 

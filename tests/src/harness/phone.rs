@@ -44,6 +44,8 @@ pub struct Phone {
     seen: HashSet<String>,
     /// What it saw, in order, each once.
     pub received: Vec<Receipt>,
+    /// The same, whole.
+    pub items: Vec<Value>,
     /// How often it was sent what it had seen.
     pub repeats: usize,
     /// How often within one connection: must stay zero.
@@ -77,6 +79,7 @@ impl Phone {
             cursor: None,
             seen: HashSet::new(),
             received: Vec::new(),
+            items: Vec::new(),
             repeats: 0,
             repeats_in_session: 0,
             in_session: HashSet::new(),
@@ -188,6 +191,7 @@ impl Phone {
             }
             if self.seen.insert(receipt.id.clone()) {
                 self.received.push(receipt);
+                self.items.push(item.clone());
             } else {
                 self.repeats += 1;
             }
@@ -211,6 +215,22 @@ impl Phone {
         };
         if tokio::time::timeout(PATIENCE, read).await.is_err() {
             panic!("{} of {count} messages came to {}", self.received.len(), self.device);
+        }
+    }
+
+    /// Reads until there is an item that `wanted` takes, also among those that came before.
+    pub async fn until_item(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let read = async {
+            loop {
+                if let Some(item) = self.items.iter().find(|item| wanted(item)) {
+                    return item.clone();
+                }
+                assert!(self.next().await.is_some(), "the connection ended ({:?}) before {what}", self.closed);
+            }
+        };
+        match tokio::time::timeout(PATIENCE, read).await {
+            Ok(item) => item,
+            Err(_) => panic!("waited in vain for {what}"),
         }
     }
 

@@ -39,6 +39,15 @@ impl Settings {
         ])
     }
 
+    /// No quota, and on a busy machine too a chat write is waited for until it is recorded.
+    pub fn chatting() -> Self {
+        Self::unmetered().with([
+            "limits.door.person_per_minute=1000000",
+            "limits.door.person_per_hour=1000000",
+            "limits.chat.answer_ms=5000",
+        ])
+    }
+
     /// Adds settings.
     pub fn with<S: Into<String>>(mut self, set: impl IntoIterator<Item = S>) -> Self {
         self.set.extend(set.into_iter().map(Into::into));

@@ -5,12 +5,13 @@ use std::{fs, path::Path, sync::Arc};
 use async_trait::async_trait;
 use schemas::{
     Clock, Timestamp,
-    limits::StoreLimits,
-    port::{Backplane, Limiter, Log, Presence},
+    limits::{ChatLimits, StoreLimits},
+    port::{Backplane, Cache, Limiter, Log, Presence},
     time::ManualClock,
 };
 use stores::{
-    backplane::LocalBackplane, embedded::Engine, limiter::LocalLimiter, log::EmbeddedLog, presence::LocalPresence,
+    backplane::LocalBackplane, cache::LocalCache, embedded::Engine, limiter::LocalLimiter, log::EmbeddedLog,
+    presence::LocalPresence,
 };
 use tests::conformance;
 
@@ -143,5 +144,25 @@ impl conformance::limiter::Maker for LocalLimiters {
 
     fn window_ms(&self) -> u64 {
         60_000
+    }
+}
+
+/// Caches in this process.
+pub(crate) struct LocalCaches(Arc<ManualClock>);
+
+impl LocalCaches {
+    pub(crate) fn new() -> Self {
+        Self(clock())
+    }
+}
+
+#[async_trait]
+impl conformance::cache::Maker for LocalCaches {
+    async fn open(&mut self, limits: ChatLimits) -> Arc<dyn Cache> {
+        Arc::new(LocalCache::new(self.0.clone(), &limits))
+    }
+
+    async fn pass(&mut self, ms: u64) {
+        self.0.pass(ms);
     }
 }

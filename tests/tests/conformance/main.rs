@@ -6,7 +6,7 @@ mod embedded;
 mod history;
 mod talks;
 
-use embedded::{EmbeddedLogs, LocalBackplanes, LocalLimiters, LocalPresences};
+use embedded::{EmbeddedLogs, LocalBackplanes, LocalCaches, LocalLimiters, LocalPresences};
 
 mod log {
     use super::*;
@@ -27,4 +27,9 @@ mod backplane {
 mod limiter {
     use super::*;
     tests::limiter_conformance!(local, LocalLimiters::new());
+}
+
+mod cache {
+    use super::*;
+    tests::cache_conformance!(local, LocalCaches::new());
 }

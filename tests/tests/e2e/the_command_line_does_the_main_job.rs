@@ -78,6 +78,8 @@ fn every_command_has_help_with_an_example() {
         "token",
         "send",
         "listen",
+        "chat",
+        "conversations",
         "trace",
         "dead",
         "books",

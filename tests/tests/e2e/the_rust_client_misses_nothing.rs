@@ -1,15 +1,12 @@
 //! The reference client in Rust against the real server, through kills: each message once, in order, nothing missed.
 
-#[path = "../../../clients/reference.rs"]
-#[allow(unreachable_pub)]
-mod reference;
-
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use reference::Client;
 use schemas::frame::ServerFrame;
 use tests::harness::{Business, Server, Settings, eventually, number};
+
+use crate::reference::Client;
 
 const ROUNDS: usize = 3;
 const EACH: usize = 20;

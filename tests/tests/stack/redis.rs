@@ -1,6 +1,7 @@
 //! Presence, the backplane and shared quotas on Redis: one server, and a cluster of three.
 
 mod away;
+mod cached;
 mod frames;
 mod people;
 mod refusals;
@@ -15,10 +16,14 @@ use async_trait::async_trait;
 use ops::clock::SystemClock;
 use schemas::{
     NodeId, SessionId, UserId,
-    port::{Backplane, Hint, Landing, Limiter, Node, PortResult, Presence, Signal},
+    limits::ChatLimits,
+    port::{Backplane, Cache, Hint, Landing, Limiter, Node, PortResult, Presence, Signal},
     view::StatusChange,
 };
-use stores::{backplane::RedisBackplane, limiter::RedisLimiter, presence::RedisPresence, redis::Redis, urls::Address};
+use stores::{
+    backplane::RedisBackplane, cache::RedisCache, limiter::RedisLimiter, presence::RedisPresence, redis::Redis,
+    urls::Address,
+};
 use tests::{conformance, harness::stack::Nodes};
 use tokio::sync::OnceCell;
 
@@ -209,6 +214,26 @@ impl conformance::limiter::Maker for Limiters {
     fn window_ms(&self) -> u64 {
         4_000
     }
+}
+
+/// Caches at two processes: what one keeps the other gives.
+struct Caches(bool);
+
+#[async_trait]
+impl conformance::cache::Maker for Caches {
+    async fn open(&mut self, limits: ChatLimits) -> Arc<dyn Cache> {
+        Arc::new(RedisCache::new(open(&address(self.0).await).await, &limits))
+    }
+
+    async fn pass(&mut self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+}
+
+mod cache {
+    use super::*;
+    tests::cache_conformance!(redis, Caches(false));
+    tests::cache_conformance!(redis_cluster, Caches(true));
 }
 
 mod presence {

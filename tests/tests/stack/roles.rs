@@ -216,7 +216,12 @@ async fn a_set_up_that_cannot_work_is_refused_in_a_sentence() {
     let others = ["--set", &format!("stores.log=kafka://{kafka}/others."), "--set", "limits.store.partitions=6"];
     cluster.command(&["topics", "create"], &others.map(str::to_owned)).await.unwrap();
     let table: [(&str, String, i32, &[&str]); 9] = [
-        ("pipeline", format!("stores.log=kafka://{kafka}/others."), 3, &["belongs to", "esh3ar.", "others.", "stores.history"]),
+        (
+            "pipeline",
+            format!("stores.log=kafka://{kafka}/others."),
+            3,
+            &["belongs to", "esh3ar.", "others.", "stores.history"],
+        ),
         ("pipeline", "stores.log=kafka://127.0.0.1:9/".into(), 3, &["Kafka", "stores.log"]),
         ("gateway", "stores.history=scylla://127.0.0.1:9/esh3ar".into(), 3, &["stores.history"]),
         ("ingest", format!("stores.log=kafka://{kafka}/other."), 3, &["topic", "topics create"]),

@@ -27,7 +27,7 @@ const VENDORS: [(&str, &[&str]); 23] = [
     ("jsonwebtoken", &["ingest"]),
     ("aws-lc-rs", &["ingest", "stores"]),
     ("ammonia", &["ingest"]),
-    ("moka", &["ingest"]),
+    ("moka", &["ingest", "stores"]),
     ("phonenumber", &["schemas"]),
     ("postcard", &["schemas", "stores"]),
     ("jiff", &["schemas", "ops"]),

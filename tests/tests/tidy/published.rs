@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
     Code, Draft, Problem, Topic,
+    draft::ChatDraft,
     frame::{ClientFrame, Close, ServerFrame},
     limits::Limits,
     port::Dead,
@@ -140,12 +141,14 @@ fn openapi_requests_are_what_the_door_reads() {
             Draft::<String>::parse(text.as_bytes()).unwrap_or_else(|why| panic!("{name}: {why}"));
         } else if name.starts_with("broadcast_") {
             Draft::<Vec<String>>::parse(text.as_bytes()).unwrap_or_else(|why| panic!("{name}: {why}"));
+        } else if name.starts_with("chat_") {
+            ChatDraft::parse(text.as_bytes()).unwrap_or_else(|why| panic!("{name}: {why}"));
         } else {
             continue;
         }
         read += 1;
     }
-    assert!(read >= 3);
+    assert!(read >= 4);
 }
 
 /// Messages of a channel of `asyncapi.yaml` by their frame's type.

@@ -23,6 +23,13 @@ impl Conn {
         })
     }
 
+    /// One `GET`; the status and the body.
+    pub(crate) async fn get(&mut self, path: &str) -> Result<(u16, Vec<u8>)> {
+        let request = format!("GET {path} HTTP/1.1\r\n{}\r\n", self.head);
+        self.stream.write_all(request.as_bytes()).await?;
+        answer(&mut self.stream).await
+    }
+
     /// One `POST`; the status and the body.
     pub(crate) async fn post(&mut self, path: &str, kind: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
         let mut request = Vec::with_capacity(body.len() + 512);

@@ -2,12 +2,16 @@
 
 mod http;
 mod phones;
+mod talkers;
+mod talks;
 
 use anyhow::{Context, Result};
 use schemas::{Clock, Content, ContentType, Kind, Message, MessageId, Phone, Priority, Sender, Tenant, UserId};
 
 pub(crate) use http::{Conn, batch, count_accepted};
 pub(crate) use phones::{Phones, Watch};
+pub(crate) use talkers::{Manner, Talkers, Tally, business};
+pub(crate) use talks::{Filling, pair};
 
 use super::TENANT;
 use crate::clock::SystemClock;

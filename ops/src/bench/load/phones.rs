@@ -101,7 +101,7 @@ impl Phones {
     pub(crate) async fn connect(address: &str, tokens: Vec<String>, watch: Option<Arc<Watch>>) -> Result<Self> {
         let mut tasks = tokio::task::JoinSet::new();
         for (wave, tokens) in tokens.chunks(64).enumerate() {
-            let opened = tokens.iter().map(|token| open(address, token));
+            let opened = tokens.iter().map(|token| open(address, token, "bench"));
             for (n, socket) in futures::future::join_all(opened).await.into_iter().enumerate() {
                 let socket = socket.with_context(|| format!("phone {} could not connect", wave * 64 + n))?;
                 tasks.spawn(listen(socket, watch.clone(), wave * 64 + n));
@@ -117,10 +117,10 @@ impl Phones {
     }
 }
 
-type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
+pub(super) type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
 
-async fn open(address: &str, token: &str) -> Result<Socket> {
-    let mut request = format!("ws://{address}/v1/ws?device=bench").into_client_request()?;
+pub(super) async fn open(address: &str, token: &str, device: &str) -> Result<Socket> {
+    let mut request = format!("ws://{address}/v1/ws?device={device}").into_client_request()?;
     request.headers_mut().insert("authorization", format!("Bearer {token}").parse()?);
     let stream = tokio::net::TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;

@@ -49,6 +49,7 @@ async fn fill(stage: &Stage, data: &Path, users: usize) -> Result<()> {
                 prev: place(k - 1),
                 one_way: k,
                 recorded_at: stage.clock.wall(),
+                seq: None,
                 message: Arc::new(message),
                 end: None,
             });

@@ -1,5 +1,6 @@
 //! The scenarios, in the order they run. Each starts its own server, and accounts for what it sent.
 
+mod chat;
 mod closing;
 mod cluster;
 mod end_to_end;
@@ -9,6 +10,7 @@ mod open_loop;
 mod priority;
 mod singles;
 mod sizes;
+mod threads;
 
 use anyhow::{Context, Result};
 use futures::future::LocalBoxFuture;
@@ -29,6 +31,9 @@ pub(crate) fn all() -> Vec<(&'static str, Scenario)> {
         ("priority", |stage, report| Box::pin(priority::run(stage, report))),
         ("idle", |stage, report| Box::pin(idle::run(stage, report))),
         ("kept", |stage, report| Box::pin(kept::run(stage, report))),
+        ("chat", |stage, report| Box::pin(chat::run(stage, report))),
+        ("devices", |stage, report| Box::pin(chat::devices(stage, report))),
+        ("threads", |stage, report| Box::pin(threads::run(stage, report))),
     ]
 }
 

@@ -15,6 +15,7 @@
 //! row and what the other side has yet to read.
 
 mod keys;
+mod marks;
 mod recent;
 mod writing;
 
@@ -26,11 +27,12 @@ use schemas::{
     Conversation, ConversationId, Message, MessageId, Millis, Timestamp, UserId,
     conversation::{Shown, Turn},
     message::{Content, Kind},
-    port::{Around, ByActivity, Conversations, Order, Page, PortResult},
+    port::{Around, ByActivity, Conversations, ListMark, Order, Page, PortResult, Schedule},
 };
 
 pub(super) use self::recent::Moves as ThreadMoves;
 use self::{
+    marks::Marks,
     recent::{Before, Recent},
     writing::left,
 };
@@ -49,6 +51,7 @@ type Change = (Timestamp, Kind, Content);
 #[derive(Default)]
 pub(super) struct Threads {
     recent: RwLock<Recent>,
+    marks: Marks,
 }
 
 impl Threads {
@@ -80,16 +83,19 @@ impl Threads {
         self.recent.write().undo(before);
     }
 
-    /// It can be read.
-    pub(super) fn done(&self, moves: &ThreadMoves) {
+    /// It can be read, or nobody knows whether it can.
+    pub(super) fn done(&self, schedule: &Schedule, moves: &ThreadMoves, ended: PortResult<()>) -> PortResult<()> {
+        self.marks.end(schedule, moves, ended)?;
         if !moves.gone.is_empty() {
             self.recent.write().forget(&moves.gone);
         }
+        Ok(())
     }
 
     /// Retention removed messages that were not read.
     pub(super) fn forget_totals(&self) {
         self.recent.write().forget_totals();
+        self.marks.change_all();
     }
 
     /// What a user has yet to read: counted once, and kept up with every batch from then on.
@@ -343,5 +349,9 @@ impl Conversations for EmbeddedHistory {
             return Ok(total);
         }
         self.read_rows(usize::MAX, move |tables| threads.unread_total(tables, &user)).await
+    }
+
+    async fn list_mark(&self, user: &UserId, _archived: bool, _limit: usize) -> PortResult<Option<ListMark>> {
+        Ok(Some(ListMark { mark: self.threads.marks.of(user), rows: Vec::new() }))
     }
 }

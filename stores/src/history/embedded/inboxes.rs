@@ -34,7 +34,7 @@ impl EmbeddedHistory {
         // A sender's own copy is not where a message is found by its id.
         let own = |entry: &&Entry| entry.inbox.user == entry.message.to;
         for entry in entries.iter().filter(own) {
-            let notice = Head::of(entry).notice;
+            let notice = Head::of(entry).is_notice();
             let place = Place::Placed { inbox: entry.inbox.clone(), position: entry.position, notice };
             batch.writes.push(put(&tables.places, keys::id(entry.message.id), &place));
         }
@@ -141,7 +141,8 @@ impl Tables {
             Some(Place::Placed { inbox, position, .. }) => {
                 let Some((head, message)) = self.entry(&keys::inbox(&inbox), position)? else { return Ok(None) };
                 let Head { prev, recorded_at, .. } = head;
-                Ok(Some(Placed { message, inbox, position: Some(position), prev, recorded_at, state: self.state(id)? }))
+                let (position, seq, state) = (Some(position), head.seq(), self.state(id)?);
+                Ok(Some(Placed { message, inbox, position, prev, recorded_at, seq, state }))
             }
             Some(Place::Scheduled { partition }) => self.waiting(id, partition),
         }
@@ -152,7 +153,7 @@ impl Tables {
         let Some((recorded_at, message)) = self.get::<Body>(&self.due, &keys::scheduled(id))? else { return Ok(None) };
         let inbox = Inbox { user: message.to.clone(), partition };
         let (position, prev) = (None, Position::START);
-        Ok(Some(Placed { message, inbox, position, prev, recorded_at, state: self.state(id)? }))
+        Ok(Some(Placed { message, inbox, position, prev, recorded_at, seq: None, state: self.state(id)? }))
     }
 
     /// Only an id that is there costs more than one look: a repeated key.
@@ -246,9 +247,8 @@ impl Inboxes for EmbeddedHistory {
             };
             (submitted.inspect_err(|_| self.sizes.add(-kept, -due))?, moves, turns)
         };
-        pending.wait().await?;
-        self.threads.done(&moves);
-        Ok(())
+        let ended = pending.wait().await;
+        self.threads.done(schedule, &moves, ended)
     }
 
     async fn due(&self, partition: Partition, now: Timestamp, limit: usize) -> PortResult<Vec<Due>> {

@@ -114,11 +114,11 @@ fn oldest(tables: &Tables, inbox: &Inbox, from: Position, limit: usize) -> PortR
         let rows = gather(tables, &key, at, asked)?.into_entries();
         let more = rows.len() == asked;
         for (position, row) in rows {
-            if row.0.notice && found.len() == limit {
+            if row.0.is_notice() && found.len() == limit {
                 return Ok((found, Some(at)));
             }
             at = position;
-            if row.0.notice { found.push((position, row)) } else { passed += 1 }
+            if row.0.is_notice() { found.push((position, row)) } else { passed += 1 }
         }
         if !more {
             return Ok((found, None));
@@ -152,12 +152,12 @@ fn newest(tables: &Tables, inbox: &Inbox, from: Option<Position>, limit: usize) 
             continue;
         }
         let row: Row = decode(&tables.entries, &value)?;
-        if row.0.notice && found.len() == limit {
+        if row.0.is_notice() && found.len() == limit {
             return Ok((found, at));
         }
         named = Some(row.0.prev);
         at = Some(position);
-        if row.0.notice { found.push((position, row)) } else { passed += 1 }
+        if row.0.is_notice() { found.push((position, row)) } else { passed += 1 }
     }
     Ok((found, None))
 }

@@ -171,13 +171,21 @@ impl Sweep {
                 let inbox = keys::parse_inbox(inbox).ok_or_else(|| strange(&tables.entries))?;
                 let Head { prev, recorded_at, .. } = head;
                 oldest = oldest.or(Some(recorded_at));
-                self.unreached.push(Placed { message, inbox, position: Some(position), prev, recorded_at, state });
+                self.unreached.push(Placed {
+                    message,
+                    inbox,
+                    position: Some(position),
+                    prev,
+                    recorded_at,
+                    seq: None,
+                    state,
+                });
             } else if oldest.is_none() {
                 self.writes.push(remove(&tables.entries, &at[..]));
                 self.message(tables, partition, &message)?;
                 (ledger.gone, ledger.gone_one_way) = (position, head.one_way);
                 // What nobody can read any more is not unread.
-                ledger.seen += u64::from(head.notice && facts::counts_as_unread(&state));
+                ledger.seen += u64::from(head.is_notice() && facts::counts_as_unread(&state));
             }
         }
         if ledger != known {

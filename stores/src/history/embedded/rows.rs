@@ -16,8 +16,8 @@ pub(super) struct Head {
     pub(super) prev: Position,
     pub(super) one_way: u64,
     pub(super) recorded_at: Timestamp,
-    /// Whether the message itself is one-way.
-    pub(super) notice: bool,
+    /// 1: the message itself is one-way; more: the number of its turn, and 1; 0: neither.
+    kind: u64,
 }
 
 impl Head {
@@ -26,8 +26,22 @@ impl Head {
             prev: entry.prev,
             one_way: entry.one_way,
             recorded_at: entry.recorded_at,
-            notice: matches!(entry.message.kind, Kind::OneWay),
+            kind: match (entry.message.kind, entry.seq) {
+                (Kind::OneWay, _) => 1,
+                (_, Some(seq)) => seq + 1,
+                (_, None) => 0,
+            },
         }
+    }
+
+    /// Whether the message itself is one-way.
+    pub(super) fn is_notice(self) -> bool {
+        self.kind == 1
+    }
+
+    /// The number of its turn.
+    pub(super) fn seq(self) -> Option<u64> {
+        self.kind.checked_sub(1).filter(|seq| *seq > 0)
     }
 
     /// Reads the head of an entry's row and leaves the message alone.
@@ -42,8 +56,8 @@ impl Head {
     }
 
     pub(super) fn entry(self, inbox: Inbox, position: Position, message: Arc<Message>) -> Entry {
-        let Self { prev, one_way, recorded_at, .. } = self;
-        Entry { inbox, position, prev, one_way, recorded_at, message, end: None }
+        let (Self { prev, one_way, recorded_at, .. }, seq) = (self, self.seq());
+        Entry { inbox, position, prev, one_way, recorded_at, seq, message, end: None }
     }
 }
 
@@ -76,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_head_is_read_without_the_message() {
-        let head = Head { prev: Position::START, one_way: 300, recorded_at: Timestamp(-5), notice: true };
+        let head = Head { prev: Position::START, one_way: 300, recorded_at: Timestamp(-5), kind: 1 };
         let row = codec::encode(&(head, "whatever stands behind it"));
         assert_eq!(Head::read(&row), Ok(head));
         assert_eq!(Head::read(&[]), Err(Unreadable::Empty));

@@ -31,6 +31,7 @@ pub(super) struct Tables {
     pub(super) meta: Keyspace,
     pub(super) talks: Keyspace,
     pub(super) said: Keyspace,
+    pub(super) people: Keyspace,
 }
 
 impl Tables {
@@ -48,6 +49,7 @@ impl Tables {
             meta: rows("history.meta")?,
             talks: rows("history.conversations")?,
             said: rows("history.turns")?,
+            people: rows("history.people")?,
             engine,
         })
     }

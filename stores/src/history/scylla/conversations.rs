@@ -14,7 +14,7 @@ use schemas::{
     Conversation, ConversationId, Message, MessageId, Partition, Timestamp, UserId,
     conversation::{Shown, Side, Turn, Version},
     message::{Content, Kind},
-    port::{Around, ByActivity, Conversations, Order, Page, PortResult},
+    port::{Around, ByActivity, Conversations, ListMark, Order, Page, PortResult},
 };
 use scylla::value::CqlValue::{BigInt, Blob, Boolean, Int, Text, Uuid};
 
@@ -400,5 +400,27 @@ impl Conversations for ScyllaHistory {
         let found = self.shared.talks_of(waiting.collect()).await?;
         let unread = |(row, _): Talk| side_of(&row, user).map_or(0, |side| row.half(side).unread());
         Ok(found.into_iter().flatten().map(unread).sum())
+    }
+
+    /// A place is written whenever its row is, with the row's version as its time. A list without the rows: one request,
+    /// where the list itself takes one more for each of them.
+    async fn list_mark(&self, user: &UserId, archived: bool, limit: usize) -> PortResult<Option<ListMark>> {
+        type Row = (uuid::Uuid, Option<bool>, Option<i64>, Option<i64>);
+        let rows = self.shared.cql.pages::<Row>(Pick::ListMarks, (user.to_string(),)).await?;
+        let (mut mark, mut places) = (xxhash_rust::xxh3::Xxh3::new(), Vec::new());
+        for (id, put_away, at, written) in rows {
+            let (put_away, Some(at), Some(written)) = (put_away.unwrap_or(false), at, written) else { continue };
+            mark.update(id.as_bytes());
+            mark.update(&written.to_be_bytes());
+            if put_away == archived {
+                let id = ConversationId(id);
+                let version = Version(u64::try_from(written).unwrap_or(0));
+                places.push((ByActivity { last_at: Timestamp(at), id }, version));
+            }
+        }
+        places.sort_by_key(|(place, _)| (std::cmp::Reverse(place.last_at), place.id));
+        places.truncate(limit);
+        let rows = places.into_iter().map(|(place, version)| (place.id, version)).collect();
+        Ok(Some(ListMark { mark: mark.digest(), rows }))
     }
 }

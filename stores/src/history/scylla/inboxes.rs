@@ -163,10 +163,11 @@ impl Shared {
                 let row = self.cql.rows::<Row>(Pick::EntryAt, values).await?.into_iter().next();
                 if let Some((Some(head), Some(body))) = row {
                     let unread = |why: schemas::codec::Unreadable| broken("entries_by_inbox", &why);
-                    let EntryHead { prev, recorded_at, .. } = unblob(&head).map_err(unread)?;
+                    let head: EntryHead = unblob(&head).map_err(unread)?;
+                    let (EntryHead { prev, recorded_at, .. }, seq) = (head, head.seq());
                     let message = unblob(&body).map_err(unread)?;
                     let (inbox, state) = (inbox.clone(), place.state.clone());
-                    return Ok(Some(Placed { message, inbox, position: Some(at), prev, recorded_at, state }));
+                    return Ok(Some(Placed { message, inbox, position: Some(at), prev, recorded_at, seq, state }));
                 }
             }
         }
@@ -176,6 +177,7 @@ impl Shared {
             position: None,
             prev: Position::START,
             recorded_at: known.recorded_at,
+            seq: None,
             state: place.state.clone(),
         };
         Ok(place.body.clone().map(placed))

@@ -160,7 +160,7 @@ impl Shared {
             };
             let mut full = false;
             for row in some {
-                if row.head.notice && rows.len() == limit {
+                if row.head.is_notice() && rows.len() == limit {
                     full = true;
                     break;
                 }
@@ -169,7 +169,7 @@ impl Shared {
                     Order::Oldest => row.position.n + 1,
                     Order::Newest => row.position.n - 1,
                 };
-                if row.head.notice { rows.push(row) } else { passed += 1 }
+                if row.head.is_notice() { rows.push(row) } else { passed += 1 }
             }
             if full || (whole && passed >= PASSED) {
                 break true;

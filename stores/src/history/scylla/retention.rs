@@ -282,11 +282,19 @@ impl Shared {
                 (stopped, oldest) = (true, oldest.into_iter().chain([head.recorded_at]).min());
                 let super::rows::EntryHead { prev, recorded_at, .. } = head;
                 let position = Some(position);
-                sweep.unreached.push(Placed { message, inbox: inbox.clone(), position, prev, recorded_at, state });
+                sweep.unreached.push(Placed {
+                    message,
+                    inbox: inbox.clone(),
+                    position,
+                    prev,
+                    recorded_at,
+                    seq: None,
+                    state,
+                });
             } else if !stopped {
                 (ledger.gone, ledger.gone_one_way) = (position, head.one_way);
                 // What nobody can read any more is not unread.
-                ledger.seen += u64::from(head.notice && facts::counts_as_unread(&state));
+                ledger.seen += u64::from(head.is_notice() && facts::counts_as_unread(&state));
                 sweep.removed += 1;
                 self.known.lock().remove(&message.id);
                 said.push(message);

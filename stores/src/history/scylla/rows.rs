@@ -16,8 +16,8 @@ pub(super) struct EntryHead {
     pub(super) prev: Position,
     pub(super) one_way: u64,
     pub(super) recorded_at: Timestamp,
-    /// Whether the message itself is one-way.
-    pub(super) notice: bool,
+    /// 1: the message itself is one-way; more: the number of its turn, and 1; 0: neither.
+    kind: u64,
 }
 
 impl EntryHead {
@@ -26,13 +26,27 @@ impl EntryHead {
             prev: entry.prev,
             one_way: entry.one_way,
             recorded_at: entry.recorded_at,
-            notice: is_notice(&entry.message),
+            kind: match entry.seq {
+                _ if is_notice(&entry.message) => 1,
+                Some(seq) => seq + 1,
+                None => 0,
+            },
         }
     }
 
+    /// Whether the message itself is one-way.
+    pub(super) fn is_notice(self) -> bool {
+        self.kind == 1
+    }
+
+    /// The number of its turn.
+    pub(super) fn seq(self) -> Option<u64> {
+        self.kind.checked_sub(1).filter(|seq| *seq > 0)
+    }
+
     pub(super) fn entry(self, inbox: Inbox, position: Position, message: Arc<Message>) -> Entry {
-        let Self { prev, one_way, recorded_at, .. } = self;
-        Entry { inbox, position, prev, one_way, recorded_at, message, end: None }
+        let (Self { prev, one_way, recorded_at, .. }, seq) = (self, self.seq());
+        Entry { inbox, position, prev, one_way, recorded_at, seq, message, end: None }
     }
 }
 

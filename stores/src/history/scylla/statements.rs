@@ -51,6 +51,7 @@ statements! {
     Listed = "INSERT INTO KS.listed (user, conversation, archived, at, unread) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
     ListedGone = "DELETE FROM KS.listed USING TIMESTAMP ? WHERE user = ? AND conversation = ?",
     List = "SELECT conversation, archived, at, unread FROM KS.listed WHERE user = ?",
+    ListMarks = "SELECT conversation, archived, at, WRITETIME(at) FROM KS.listed WHERE user = ?",
 
     Active = "INSERT INTO KS.active (partition, week, shard, inbox) VALUES (?, ?, ?, ?)",
     ActiveFrom = "SELECT inbox FROM KS.active WHERE partition = ? AND week = ? AND shard = ? AND inbox > ? LIMIT ?",
@@ -66,6 +67,10 @@ statements! {
 
     Cursor = "INSERT INTO KS.cursors (user, device, partition, position) VALUES (?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?",
     Cursors = "SELECT device, partition, position FROM KS.cursors WHERE user = ?",
+
+    Prefer = "INSERT INTO KS.people (user, hidden) VALUES (?, ?)",
+    Seen = "INSERT INTO KS.people (user, seen) VALUES (?, ?) USING TTL ? AND TIMESTAMP ?",
+    Person = "SELECT hidden, seen FROM KS.people WHERE user = ?",
 
     Dead = "INSERT INTO KS.dead (day, shard, at, id, round, letter) VALUES (?, ?, ?, ?, ?, ?) USING TTL ?",
     DeadGone = "DELETE FROM KS.dead WHERE day = ? AND shard = ? AND at = ? AND id = ? AND round = ?",

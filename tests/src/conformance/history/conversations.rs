@@ -169,14 +169,14 @@ pub async fn what_a_late_owner_wrote_is_not_in_the_conversation(bed: &mut dyn In
 }
 
 /// Something that happens between a few people, some time after what was before.
-type Happening = (u8, u8, u8, u16, u8);
+pub(super) type Happening = (u8, u8, u8, u16, u8);
 
-fn happenings(most: usize) -> impl Strategy<Value = Vec<Happening>> {
+pub(super) fn happenings(most: usize) -> impl Strategy<Value = Vec<Happening>> {
     proptest::collection::vec((0u8..12, 0u8..3, 0u8..3, 0u16..3_000, any::<u8>()), 1..most)
 }
 
 /// Lets it happen, as far as the rules permit it.
-fn happen(desk: &mut Desk, (what, who, whom, ms, which): Happening, said: &mut Vec<MessageId>) {
+pub(super) fn happen(desk: &mut Desk, (what, who, whom, ms, which): Happening, said: &mut Vec<MessageId>) {
     desk.now = desk.now.plus_ms(u64::from(ms));
     let pair = desk.pair(["sara", "omar", "nadia"][usize::from(whom)], u32::from(who));
     let id = pair.id();
@@ -202,7 +202,7 @@ fn happen(desk: &mut Desk, (what, who, whom, ms, which): Happening, said: &mut V
     let _ = desk.ask(&pair, by, command);
 }
 
-fn everybody(desk: &Desk) -> Vec<UserId> {
+pub(super) fn everybody(desk: &Desk) -> Vec<UserId> {
     let pairs = (0..3).flat_map(|number| ["sara", "omar", "nadia"].map(|name| desk.pair(name, number)));
     pairs.flat_map(|pair| [pair.business(), pair.mobile()]).collect()
 }

@@ -72,7 +72,7 @@ pub fn message(to: &Inbox) -> Message {
 /// An entry after another; `one_way` counts on from it.
 pub fn entry(inbox: &Inbox, position: Position, prev: Position, one_way: u64, message: Message) -> Entry {
     let (inbox, message) = (inbox.clone(), Arc::new(message));
-    Entry { inbox, position, prev, one_way, recorded_at: NOON, message, end: None }
+    Entry { inbox, position, prev, one_way, recorded_at: NOON, message, end: None, seq: None }
 }
 
 /// So many one-way entries from the start on, with new messages.

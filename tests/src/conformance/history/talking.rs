@@ -137,7 +137,7 @@ impl Desk {
             Change::Row | Change::Marked { .. } => self.row(&row),
             Change::Own(note) => {
                 self.row(&row);
-                self.entry(asked.message(&row, Some(note)), None);
+                self.entry(asked.message(&row, Some(note)), None, None);
             }
             Change::Turn(note) => {
                 if let Some(original) = asked.command.about().and_then(|of| self.originals.get_mut(&of)) {
@@ -181,19 +181,20 @@ impl Desk {
         }
         self.schedule.turns.push(turn);
         let others: BTreeSet<_> = copies.iter().filter(|user| **user != message.to).cloned().collect();
-        self.entry(message.clone(), None);
+        let seq = self.schedule.turns.last().map(|turn| turn.seq);
+        self.entry(message.clone(), None, seq);
         for user in others {
-            self.entry(message.clone(), Some(user));
+            self.entry(message.clone(), Some(user), seq);
         }
     }
 
-    fn entry(&mut self, message: Message, copy_to: Option<UserId>) {
+    fn entry(&mut self, message: Message, copy_to: Option<UserId>, seq: Option<u64>) {
         let inbox = Inbox { user: copy_to.unwrap_or_else(|| message.to.clone()), partition: self.partition };
         let prev = self.tails.get(&inbox).copied().unwrap_or_default();
         let position = prev.next(self.epoch);
         self.tails.insert(inbox.clone(), position);
         let message = Arc::new(message);
-        self.entries.push(Entry { inbox, position, prev, one_way: 0, recorded_at: self.now, message, end: None });
+        self.entries.push(Entry { inbox, position, prev, one_way: 0, recorded_at: self.now, seq, message, end: None });
     }
 
     /// What was gathered, for one call.

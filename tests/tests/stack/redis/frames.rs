@@ -79,7 +79,7 @@ pub(super) fn hint(n: u64) -> Hint {
     let place = |n| Position { n, ..Position::START };
     let inbox = Inbox { user, partition: Partition(0) };
     let (position, prev, attempt) = (place(n), place(n - 1), Attempt(0));
-    Hint { inbox, position, prev, message: Arc::new(message), round: 0, attempt, state: State::default() }
+    Hint { inbox, position, prev, seq: None, message: Arc::new(message), round: 0, attempt, state: State::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

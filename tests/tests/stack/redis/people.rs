@@ -13,7 +13,7 @@ use stores::{Settings, Stores};
 use tests::harness::{Phone, number};
 
 const SECRET: &[u8] = b"a secret of tests, of thirty-two bytes or more";
-/// Nobody waits longer (the bound).
+/// Nobody waits longer.
 const LONGEST: Duration = Duration::from_secs(15);
 
 fn token(who: Who, clock: &dyn Clock) -> String {
@@ -64,12 +64,23 @@ impl House {
             let presence = RedisPresence::new(redis, 300_000, 45_000);
             (Arc::new(presence) as Arc<dyn Presence>, Arc::new(backplane) as Arc<dyn Backplane>)
         };
+        let acting = |presence: &Arc<dyn Presence>, backplane: &Arc<dyn Backplane>| {
+            sinks::Sinks::new(sinks::Parts {
+                presence: presence.clone(),
+                backplane: backplane.clone(),
+                clock: clock.clone(),
+                limits: limits.clone(),
+                notice: sinks::Notice::None,
+            })
+        };
         let mut gateways = Vec::new();
         for name in ["a", "b"] {
             let (presence, backplane) = process(u64::from(name.as_bytes()[0]) * 7_919).await;
             let parts = gateway::Parts {
                 log: stores.log.clone(),
                 history: stores.history.clone(),
+                talks: stores.history.clone(),
+                dispatch: acting(&presence, &backplane),
                 presence,
                 backplane,
                 clock: clock.clone(),
@@ -77,6 +88,7 @@ impl House {
                 auth: auth.clone(),
                 node: name.parse().unwrap(),
                 address: name.to_owned(),
+                door: None,
                 origins: Vec::new(),
             };
             let gateway = gateway::Gateway::open(parts).await.unwrap();
@@ -85,13 +97,7 @@ impl House {
             gateways.push((gateway, serving.unwrap()));
         }
         let (presence, backplane) = process(104_729).await;
-        let sinks = sinks::Sinks::new(sinks::Parts {
-            presence: presence.clone(),
-            backplane,
-            clock: clock.clone(),
-            limits: limits.clone(),
-            notice: sinks::Notice::None,
-        });
+        let sinks = acting(&presence, &backplane);
         let parts = pipeline::Parts {
             log: stores.log.clone(),
             history: stores.history.clone(),
@@ -111,6 +117,7 @@ impl House {
             limits,
             auth,
             limiter: stores.limiter.clone(),
+            expands: true,
             take_over_ms: 0,
         });
         Self { clock, door, caller, gateways, pipeline, stores, _folder: folder }
@@ -213,6 +220,6 @@ async fn redis_is_killed_and_comes_back_empty_and_nobody_misses_a_message_or_wai
             own.restart(1).await;
         }
     };
-    everybody_gets_everything(house, 32, meanwhile).await;
+    Box::pin(everybody_gets_everything(house, 32, meanwhile)).await;
     own.stop().await;
 }
