@@ -80,6 +80,7 @@ async fn an_hour_forth_and_two_back_change_nothing_for_anybody() {
         assert_eq!(status, 202, "{body}");
         said.push(format!("later {off}"));
         phone.until_seen(said.len()).await;
+        business.until(body["id"].as_str().unwrap(), "delivered").await;
     }
     assert_eq!(phone.contents(), said, "in the order of acceptance, none twice");
     assert_eq!(phone.repeats_in_session, 0);
