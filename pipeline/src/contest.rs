@@ -335,7 +335,7 @@ fn run(strict: bool, faults: usize, happenings: Vec<Happening>) -> Result<(), Te
 
 /// A minute's worth of them, or as many as are asked for.
 fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60)
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(100)
 }
 
 proptest! {

@@ -178,9 +178,10 @@ fn draft(n: usize) -> String {
     format!(r#"{{"to":"+96279{n:07}","content":"hello {n}"}}"#)
 }
 
-/// Cases of a property that is run by hand, over one house.
+/// Cases of a property that is run by hand, over one house: more, where `PROPTEST_CASES` says so.
 fn cases(count: u32) -> proptest::test_runner::Config {
-    proptest::test_runner::Config { failure_persistence: None, ..proptest::test_runner::Config::with_cases(count) }
+    let config = proptest::test_runner::Config::default();
+    proptest::test_runner::Config { cases: config.cases.max(count), failure_persistence: None, ..config }
 }
 
 const LINES: (&str, &str) = ("content-type", "application/x-ndjson");

@@ -57,7 +57,10 @@ pub(super) struct Phone {
     socket: Option<WebSocketStream<MaybeTlsStream<TcpStream>>>,
     failures: u32,
     was_connected: bool,
+    /// Before the next try.
     wait_ms: u64,
+    /// When the server said to come back, of which it says once.
+    told_ms: u64,
     /// Without a frame for so long, the connection is dead and nobody said so: three heartbeats.
     silence: Duration,
 }
@@ -76,7 +79,7 @@ impl Phone {
         let scheme = if socket.scheme() == "https" { "wss" } else { "ws" };
         socket.set_scheme(scheme).map_err(|()| bad())?;
         socket.set_path(&format!("{}/v1/ws", socket.path().trim_end_matches('/')));
-        let (failures, was_connected, wait_ms, silence) = (0, false, 0, Duration::from_secs(75));
+        let (failures, was_connected, wait_ms, told_ms, silence) = (0, false, 0, 0, Duration::from_secs(75));
         let (seen, resume) = (cursor.clone(), cursor);
         Ok(Self {
             url: socket,
@@ -89,6 +92,7 @@ impl Phone {
             failures,
             was_connected,
             wait_ms,
+            told_ms,
             silence,
         })
     }
@@ -193,7 +197,7 @@ impl Phone {
                 None
             }
             ServerFrame::Reconnect { after_ms, .. } => {
-                self.wait_ms = after_ms;
+                self.told_ms = after_ms;
                 None
             }
             ServerFrame::Error { client_ref: Some(client_ref), problem } => Some(Met::Refused { client_ref, problem }),
@@ -245,10 +249,32 @@ impl Phone {
         let (first, last) = BACK_OFF_MS;
         let own = (first << self.failures.min(10)).min(last);
         self.failures = self.failures.saturating_add(1);
-        let told = after_ms.unwrap_or(0).max(self.wait_ms);
-        self.wait_ms = 0;
-        let after_ms = if told > 0 { told } else { rand::random_range(own / 2..=own) };
-        self.wait_ms = after_ms;
-        Met::Gone { after_ms, why }
+        let told = after_ms.unwrap_or(0).max(std::mem::take(&mut self.told_ms));
+        self.wait_ms = if told > 0 { told } else { rand::random_range(own / 2..=own) };
+        Met::Gone { after_ms: self.wait_ms, why }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waits(phone: &mut Phone) -> u64 {
+        match phone.gone("refused".to_owned(), None) {
+            Met::Gone { after_ms, .. } => after_ms,
+            met => panic!("{met:?}"),
+        }
+    }
+
+    #[test]
+    fn a_server_that_stays_away_is_asked_less_and_less_often() {
+        let device = "one".parse().unwrap();
+        let mut phone = Phone::new("http://127.0.0.1:1", String::new(), device, None, true).unwrap();
+        phone.told_ms = 3_000;
+        assert_eq!(waits(&mut phone), 3_000, "as it was told");
+        let waits: Vec<u64> = (0..9).map(|_| waits(&mut phone)).collect();
+        let (first, last) = BACK_OFF_MS;
+        assert!(waits[0] <= 2 * first, "{waits:?}");
+        assert!(waits[7..].iter().all(|wait| (last / 2..=last).contains(wait)), "{waits:?}");
     }
 }

@@ -357,7 +357,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(500)))]
 
     // P6: unread equals the messages not read, whatever happens between, in whatever order, however often.
     #[test]

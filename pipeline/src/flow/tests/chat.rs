@@ -249,7 +249,7 @@ fn one_life(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(150)))]
 
     // P2, P6, P8 and invariants 3 to 5 and 8 for chat: whatever ends in whatever order, however often the process dies.
     #[test]

@@ -130,12 +130,16 @@ pub fn places(entries: &[Entry]) -> Vec<Position> {
     entries.iter().map(|entry| entry.position).collect()
 }
 
+/// Cases of a property on one installation, unless `PROPTEST_CASES` says how many: each writes to a store.
+const CASES: u32 = 100;
+
 /// Runs a property on one installation: a failure is shrunk as usual. Needs a runtime with several threads.
 pub fn property<S: Strategy>(strategy: &S, check: impl AsyncFn(S::Value))
 where
     S::Value: Clone,
 {
-    let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let here = tokio::runtime::Handle::current();
     let run = |value: S::Value| {
         // The assertions of the cases panic, and proptest takes a panic for a failed case.
