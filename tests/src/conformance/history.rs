@@ -38,6 +38,11 @@ pub trait Installation: Send + Sync {
         self.history()
     }
 
+    /// Cases of a property that asks for thousands of pages in each; fewer where each page is a request to a server.
+    fn long_cases(&self) -> u32 {
+        100
+    }
+
     /// Closes everything in order and opens it again, as a restart does.
     async fn restart(&mut self);
 

@@ -61,6 +61,10 @@ impl Installation for Cluster {
         open(shared().await).await
     }
 
+    fn long_cases(&self) -> u32 {
+        10
+    }
+
     async fn restart(&mut self) {
         self.history.close().await.unwrap();
         self.crash().await;

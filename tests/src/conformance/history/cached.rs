@@ -126,7 +126,7 @@ async fn agree(nodes: &[Arc<Cached>], history: &dyn History, desk: &Desk, limit:
 pub async fn p10_what_the_cache_shows_is_what_history_shows(bed: &mut dyn Installation) {
     let (history, other) = (bed.history(), bed.another().await);
     let input = (happenings(40), 1usize..6, 1usize..7, 3usize..7, any::<u64>());
-    property(&input, async |(happenings, batch, limit, kept, seed)| {
+    property_of(bed.long_cases(), &input, async |(happenings, batch, limit, kept, seed)| {
         let (mut desk, mut said, clock) = (Desk::new(3), Vec::new(), clock());
         let limits = limits(kept);
         let cache = |n| Unreliable::new(clock.clone(), &limits, seed ^ n);

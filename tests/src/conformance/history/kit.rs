@@ -138,7 +138,15 @@ pub fn property<S: Strategy>(strategy: &S, check: impl AsyncFn(S::Value))
 where
     S::Value: Clone,
 {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    property_of(CASES, strategy, check);
+}
+
+/// The same with so many cases.
+pub fn property_of<S: Strategy>(cases: u32, strategy: &S, check: impl AsyncFn(S::Value))
+where
+    S::Value: Clone,
+{
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let here = tokio::runtime::Handle::current();
     let run = |value: S::Value| {
