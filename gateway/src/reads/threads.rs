@@ -15,7 +15,7 @@ use ingest::{
 };
 use schemas::{
     Code, Conversation, ConversationId, MessageId, Problem, Timestamp, UserId,
-    conversation::{Refused, Shown, Side},
+    conversation::{Refused, Side},
     port::{ByActivity, Conversations, Order, Page, PortResult},
     view::{Item, Standing, Thread},
 };
@@ -26,39 +26,6 @@ use crate::Gateway;
 
 /// Rows of a user's list that one page passes over while it looks for those of one status.
 const SCAN: usize = 1_000;
-
-/// A page of a user's list, newest activity first; the first one where `from` is `None`.
-pub(crate) async fn list_page(
-    talks: &dyn Conversations,
-    user: &UserId,
-    archived: bool,
-    from: Option<ByActivity>,
-    limit: usize,
-) -> PortResult<Page<Conversation, ByActivity>> {
-    match from {
-        None => first_page(talks, user, archived, limit).await,
-        from => talks.by_user(user, archived, from, limit).await,
-    }
-}
-
-/// The first page of a user's list.
-pub(crate) async fn first_page(
-    talks: &dyn Conversations,
-    user: &UserId,
-    archived: bool,
-    limit: usize,
-) -> PortResult<Page<Conversation, ByActivity>> {
-    talks.by_user(user, archived, None, limit).await
-}
-
-/// The latest page of a conversation, newest first.
-pub(crate) async fn latest(
-    talks: &dyn Conversations,
-    id: ConversationId,
-    limit: usize,
-) -> PortResult<Page<Shown, u64>> {
-    talks.turns(id, Order::Newest, None, limit).await
-}
 
 /// Which conversations.
 #[derive(Debug, Deserialize)]
@@ -126,7 +93,7 @@ impl List<'_> {
             let mut read = Vec::new();
             let mut more = false;
             for archived in put_away {
-                let page = list_page(talks, self.user, *archived, place, limit).await?;
+                let page = talks.by_user(self.user, *archived, place, limit).await?;
                 more |= page.next.is_some();
                 read.extend(page.rows);
             }
@@ -244,10 +211,7 @@ pub(crate) async fn messages(
     }
     let order = asked.order.unwrap_or_default();
     let from = cursor.map(|text| read_cursor(text, id, order)).transpose()?;
-    let read = match (order, from) {
-        (Order::Newest, None) => latest(talks, id, limit).await?,
-        (order, from) => talks.turns(id, order, from, limit).await?,
-    };
+    let read = talks.turns(id, order, from, limit).await?;
     let items = read.rows.iter().map(|shown| Item::of_turn(shown, &user)).collect();
     let next_cursor = read.next.map(|seq| write_cursor(id, order, seq));
     Ok(Json(Messages { items, next_cursor, older_cursor: None, newer_cursor: None }))

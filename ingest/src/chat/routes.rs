@@ -12,8 +12,8 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use schemas::{
-    Code, Conversation, ConversationId, MessageId, Name, Party, Problem, Ref, Status, Timestamp, UserId,
-    conversation::{Command, Shown, Side, UpTo},
+    Code, Conversation, ConversationId, MessageId, Name, Party, Problem, Ref, Status, Timestamp,
+    conversation::{Command, Side, UpTo},
     draft::{self, ChatDraft},
     port::Durability,
     view::{Item, Thread},
@@ -257,16 +257,12 @@ async fn changed(door: &Arc<Door>, caller: &Caller, of: MessageId, underway: Und
     let outcome = underway.recorded().await?;
     let response = match (&outcome.recorded, caller.user()) {
         (Some(_), Some(user)) => match door.history().said(&[of]).await?.pop().flatten() {
-            Some(shown) => edge::json(StatusCode::OK, &item(&shown, &user)),
+            Some(shown) => edge::json(StatusCode::OK, &Item::of_turn(&shown, &user)),
             None => return Err(super::unseen().into()),
         },
         _ => edge::json(StatusCode::ACCEPTED, &receipt(&outcome)),
     };
     Ok(answered(door, caller, response, &outcome.accepted).await)
-}
-
-fn item(shown: &Shown, user: &UserId) -> Item {
-    Item::of_turn(shown, user)
 }
 
 /// `POST /v1/conversations/{id}/read`.
