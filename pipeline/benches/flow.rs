@@ -7,7 +7,7 @@
 #![allow(clippy::expect_used)]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hint::black_box,
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
     time::Duration,
@@ -36,7 +36,16 @@ struct Reader {
     tape: Arc<Tape>,
     assigned: bool,
     next: BTreeMap<TopicPartition, u64>,
+    paused: BTreeSet<TopicPartition>,
     place: usize,
+}
+
+impl Reader {
+    /// The record that comes next, if it may come.
+    fn free(&self) -> Option<&Record> {
+        let next = &self.tape.records[self.place % self.tape.records.len()];
+        (!self.paused.contains(&next.at)).then_some(next)
+    }
 }
 
 struct Sent(Arc<Tape>);
@@ -56,7 +65,8 @@ impl Log for Sent {
         Ok(vec![None; at.len()])
     }
     async fn join(&self, _: Group, _: &[Topic]) -> PortResult<Box<dyn Consumer>> {
-        Ok(Box::new(Reader { tape: self.0.clone(), assigned: false, next: BTreeMap::new(), place: 0 }))
+        let (next, paused) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Box::new(Reader { tape: self.0.clone(), assigned: false, next, paused, place: 0 }))
     }
     fn partitions(&self) -> u16 {
         PARTITIONS
@@ -75,22 +85,32 @@ impl Consumer for Reader {
         if !std::mem::replace(&mut self.assigned, true) {
             return Ok(Event::Assigned((0..PARTITIONS).map(Partition).collect()));
         }
+        // Whoever resumes it asks again.
+        if self.free().is_none() {
+            return std::future::pending().await;
+        }
         let Ok(first) = self.tape.asked.acquire().await else { return std::future::pending().await };
         first.forget();
         let more = self.tape.asked.forget_permits(max.records - 1);
         let mut records = Vec::with_capacity(more + 1);
-        for _ in 0..=more {
-            let mut record = self.tape.records[self.place % self.tape.records.len()].clone();
+        while records.len() <= more
+            && let Some(mut record) = self.free().cloned()
+        {
             self.place += 1;
             let next = self.next.entry(record.at).or_default();
             record.offset = Offset(*next);
             *next += 1;
             records.push(record);
         }
+        self.tape.asked.add_permits(more + 1 - records.len());
         Ok(Event::Records(records))
     }
-    fn pause(&mut self, _: &[TopicPartition]) {}
-    fn resume(&mut self, _: &[TopicPartition]) {}
+    fn pause(&mut self, at: &[TopicPartition]) {
+        self.paused.extend(at);
+    }
+    fn resume(&mut self, at: &[TopicPartition]) {
+        at.iter().for_each(|at| _ = self.paused.remove(at));
+    }
     async fn commit(&mut self, offsets: &[(TopicPartition, Offset)]) -> PortResult<()> {
         black_box(offsets);
         Ok(())
