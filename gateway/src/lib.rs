@@ -6,6 +6,7 @@
 //!
 //! Nothing here decides what becomes of a message: facts go to the log, and its owner settles them.
 
+mod catch_up;
 mod connect;
 pub mod delivery;
 mod facts;

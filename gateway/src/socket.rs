@@ -10,7 +10,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -25,7 +24,7 @@ use schemas::{
 };
 
 use crate::{
-    Gateway,
+    Gateway, catch_up,
     connect::Hold,
     delivery::is_own,
     facts::fact_of,
@@ -150,7 +149,9 @@ impl Pump {
             }
             if let Some(ask) = fx.read.take() {
                 let inbox = Inbox { user: self.hold.handle.me.user.clone(), partition: ask.partition };
-                self.reading = Some(Box::pin(read(self.gateway().clone(), inbox, ask.from, ask.limit)));
+                let gateway = self.gateway().clone();
+                let read = async move { catch_up::read(&gateway, &inbox, ask.from, ask.limit).await };
+                self.reading = Some(Box::pin(read));
             }
             if let Some(what) = fx.look_up.take() {
                 let user = self.hold.handle.me.user.clone();
@@ -441,21 +442,6 @@ impl Future for Pump {
         this.hold.handle.wake_at(this.due());
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-}
-
-/// Reads a piece of an inbox. So many at once over the node: a storm of reconnects does not fill memory with spans.
-async fn read(gateway: Arc<Gateway>, inbox: Inbox, from: schemas::Position, limit: usize) -> PortResult<Span> {
-    let _permit = gateway.reads.acquire().await;
-    let mut pause = Duration::from_millis(50);
-    loop {
-        match gateway.parts.history.read(&inbox, from, limit).await {
-            Err(PortError::Unavailable(_)) if pause < Duration::from_millis(500) => {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            answer => return answer,
-        }
     }
 }
 

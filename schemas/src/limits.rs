@@ -127,9 +127,12 @@ limits! {
         tails: usize = 200_000,
         /// Of ten credits, at least so many go to Low while Low waits: it is never starved.
         low_share_of_ten: usize = 1,
-        /// Batches that Normal and Low may each have in flight while more urgent messages keep coming: enough for their full
-        /// rate, and a few milliseconds of work that stands before an urgent one.
-        credits_beside_urgent: usize = 4,
+        /// Batches that Normal may have in flight while High keeps coming: enough for its full rate, and a few milliseconds of
+        /// work that stands before an urgent one.
+        normal_beside_urgent: usize = 4,
+        /// Batches that Low may have in flight while High or Normal keep coming: one goes on at most of its rate, and every
+        /// further one stands before an urgent message in each of its syncs.
+        low_beside_urgent: usize = 1,
         /// How long after the last urgent batch urgent messages count as coming, ms: ten of them at 100 a second.
         urgent_ms: u64 = 100,
         /// The first retry delay, ms; the others are 2, 4, 8, 16 and 32 times it.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, Asked, is_own, message::item, mobile, page, query};
 use crate::{
-    Gateway, connect,
+    Gateway, catch_up, connect,
     facts::fact_of,
     reads::{Part, user},
     session::Me,
@@ -135,7 +135,7 @@ pub(crate) async fn inbox(
         let mut on = place < lane.tail;
         // A new device passes over what the others have; everyone passes over what was withdrawn.
         while items.len() < limit && on {
-            let span = gateway.parts.history.read(inbox, place, limit).await?;
+            let span = catch_up::read(&gateway, inbox, place, limit).await?;
             on = !span.entries.is_empty();
             for (entry, state) in span.entries {
                 if items.len() == limit {

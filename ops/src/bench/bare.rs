@@ -64,7 +64,7 @@ impl Drop for Bare {
 pub async fn serve() -> Result<()> {
     let sockets = Sockets::default();
     let router = Router::new()
-        .route("/v1/messages", post(|_: bytes::Bytes| async { StatusCode::ACCEPTED }))
+        .route("/v1/messages", post(single))
         .route("/v1/messages/batch", post(batch))
         .route("/v1/ws", get(connect))
         .with_state(sockets);
@@ -78,18 +78,17 @@ pub async fn serve() -> Result<()> {
     std::future::pending().await
 }
 
+/// Pushes the content to its recipient.
+async fn single(State(sockets): State<Sockets>, body: String) -> StatusCode {
+    hand_over(&sockets, &body, 0).await;
+    StatusCode::ACCEPTED
+}
+
 /// Pushes each line's content to its recipient and answers a line for each.
 async fn batch(State(sockets): State<Sockets>, body: String) -> String {
     let mut answers = String::new();
     for (index, line) in body.lines().enumerate() {
-        let field = |name: &str| line.split_once(name).and_then(|(_, rest)| rest.split('"').next()).unwrap_or_default();
-        let (to, content) = (field("\"to\":\""), field("\"content\":\""));
-        let frame =
-            format!("{{\"type\":\"messages\",\"items\":[{{\"content\":\"{content}\",\"cursor\":\"{index}\"}}]}}");
-        let mailbox = sockets.lock().get(to).cloned();
-        if let Some(mailbox) = mailbox {
-            let _ = mailbox.send(frame).await;
-        }
+        hand_over(&sockets, line, index).await;
         answers.push_str(&format!("{{\"index\":{index},\"status\":202}}\n"));
     }
     answers
@@ -113,11 +112,11 @@ async fn connect(State(sockets): State<Sockets>, headers: HeaderMap, upgrade: We
     })
 }
 
-/// What is said to another socket becomes a message there.
-async fn hand_over(sockets: &Sockets, frame: &str) {
-    let field = |name: &str| frame.split_once(name).and_then(|(_, rest)| rest.split('"').next());
+/// The content of a draft, or of what is said to another socket, becomes a message there.
+async fn hand_over(sockets: &Sockets, draft: &str, cursor: usize) {
+    let field = |name: &str| draft.split_once(name).and_then(|(_, rest)| rest.split('"').next());
     let (Some(to), Some(content)) = (field("\"to\":\""), field("\"content\":\"")) else { return };
-    let frame = format!("{{\"type\":\"messages\",\"items\":[{{\"content\":\"{content}\",\"cursor\":\"1\"}}]}}");
+    let frame = format!("{{\"type\":\"messages\",\"items\":[{{\"content\":\"{content}\",\"cursor\":\"{cursor}\"}}]}}");
     let mailbox = sockets.lock().get(to).cloned();
     if let Some(mailbox) = mailbox {
         let _ = mailbox.send(frame).await;
@@ -136,7 +135,7 @@ async fn push(mut socket: WebSocket, mut mailbox: mpsc::Receiver<String>, others
             _ = beat.tick() => "{\"type\":\"ping\"}".to_owned(),
             message = socket.recv() => match message {
                 Some(Ok(Message::Text(frame))) if frame.starts_with("{\"type\":\"send\"") => {
-                    hand_over(&others, &frame).await;
+                    hand_over(&others, &frame, 1).await;
                     continue;
                 }
                 Some(Ok(_)) => continue,

@@ -26,7 +26,7 @@ pub(crate) struct Turns {
     held: [usize; 3],
     most: [usize; 3],
     /// What a lane may hold while a more urgent one keeps coming, and for how long after its last batch that counts, ms.
-    beside: usize,
+    beside: [usize; 3],
     beside_ms: u64,
     /// When a lane last took a credit.
     took: [Option<Millis>; 3],
@@ -51,7 +51,7 @@ impl Turns {
             free: all,
             held: [0; 3],
             most,
-            beside: limits.credits_beside_urgent.max(1),
+            beside: [all, limits.normal_beside_urgent.max(1), limits.low_beside_urgent.max(1)],
             beside_ms: limits.urgent_ms,
             took: [None; 3],
             ready: [false; 3],
@@ -82,7 +82,7 @@ impl Turns {
     /// nobody has to be woken when a lane may hold more.
     fn most(&self, lane: usize, now: Millis) -> usize {
         let lately = |took: &Option<Millis>| took.is_some_and(|at| now.since(at) < self.beside_ms);
-        if self.took[..lane].iter().any(lately) { self.most[lane].min(self.beside) } else { self.most[lane] }
+        if self.took[..lane].iter().any(lately) { self.most[lane].min(self.beside[lane]) } else { self.most[lane] }
     }
 
     /// Whose turn it is, if anyone's.
@@ -224,25 +224,34 @@ mod tests {
     }
 
     #[test]
-    fn low_holds_a_few_credits_while_high_keeps_coming() {
-        let limits = FlowLimits { credits: 32, credits_beside_urgent: 4, urgent_ms: 50, ..FlowLimits::default() };
-        let mut turns = Turns::new(&limits);
-        turns.set_ready(Lane::High, true);
-        assert_eq!(turns.next(NOW), Some(Lane::High));
-        turns.take(Lane::High, NOW);
-        turns.set_ready(Lane::High, false);
-        turns.set_ready(Lane::Low, true);
-        let held = |turns: &mut Turns, now: Millis| {
-            while let Some(lane) = turns.next(now) {
-                turns.take(lane, now);
-            }
-            turns.held(Lane::Low)
+    fn a_lane_holds_few_credits_while_a_more_urgent_one_keeps_coming() {
+        let limits = FlowLimits {
+            credits: 32,
+            normal_beside_urgent: 4,
+            low_beside_urgent: 2,
+            urgent_ms: 50,
+            ..FlowLimits::default()
         };
-        assert_eq!(held(&mut turns, NOW), 4);
-        assert_eq!(held(&mut turns, NOW.plus(49)), 4);
-        turns.give_back(Lane::Low);
-        assert_eq!(held(&mut turns, NOW.plus(49)), 4, "one for one: it goes on");
-        assert_eq!(held(&mut turns, NOW.plus(50)), 24, "nothing urgent has come for a while");
+        for (lane, few, all) in [(Lane::Normal, 4, 28), (Lane::Low, 2, 24)] {
+            let mut turns = Turns::new(&limits);
+            turns.set_ready(Lane::High, true);
+            assert_eq!(turns.next(NOW), Some(Lane::High));
+            turns.take(Lane::High, NOW);
+            turns.give_back(Lane::High);
+            turns.set_ready(Lane::High, false);
+            turns.set_ready(lane, true);
+            let held = |turns: &mut Turns, now: Millis| {
+                while let Some(lane) = turns.next(now) {
+                    turns.take(lane, now);
+                }
+                turns.held(lane)
+            };
+            assert_eq!(held(&mut turns, NOW), few);
+            assert_eq!(held(&mut turns, NOW.plus(49)), few);
+            turns.give_back(lane);
+            assert_eq!(held(&mut turns, NOW.plus(49)), few, "one for one: it goes on");
+            assert_eq!(held(&mut turns, NOW.plus(50)), all, "nothing urgent has come for a while");
+        }
     }
 
     #[derive(Debug, Clone)]

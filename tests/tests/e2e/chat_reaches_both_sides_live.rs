@@ -153,8 +153,13 @@ async fn an_edit_a_deletion_and_a_note_are_items_of_their_own() {
     let said = sara.say(&id, "Monday").await;
     let message = said["id"].as_str().unwrap();
     let path = format!("/v1/conversations/{id}/messages/{message}");
+    // Each is seen before the next, as a device that comes later is not told what was deleted.
+    phone.until_seen(1).await;
+    laptop.until_seen(1).await;
     let (status, answer) = sara.ask("PATCH", &path, &json!({ "content": "Tuesday" })).await;
     assert!([200, 202].contains(&status), "{status}: {answer}");
+    phone.until_seen(2).await;
+    laptop.until_seen(2).await;
     let (status, answer) = sara.ask("DELETE", &path, &Value::Null).await;
     assert!([200, 202].contains(&status), "{status}: {answer}");
     sara.does(&id, "close", Value::Null).await;

@@ -1,7 +1,7 @@
 //! Part 8 of chat: one's own message can be edited and deleted within a time, both sides see it, and no count changes.
 
 use serde_json::{Value, json};
-use tests::harness::{Person, Server, Settings, contents, number};
+use tests::harness::{Person, Phone, Server, Settings, contents, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn edited_and_deleted_for_both_sides() {
@@ -32,10 +32,30 @@ async fn edited_and_deleted_for_both_sides() {
     let kinds: Vec<_> = inbox["items"].as_array().unwrap().iter().map(|item| item["kind"].clone()).collect();
     assert_eq!(kinds, ["chat", "chat", "edit", "delete"]);
     assert_eq!(inbox["items"][2]["about"], first);
+    assert_eq!(inbox["items"][1]["content"], "", "a device that comes later is not told what was deleted");
     for (who, of, slug) in [(&phone, &first, "not-your-message"), (&sara, &second, "message-deleted")] {
         let (_, refused) = who.ask("PATCH", &path(of), &json!({ "content": "mine" })).await;
         assert_eq!(refused["type"], format!("/problems/{slug}"), "{refused}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_comes_later_is_not_told_what_was_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder.path().join("data"), Settings::chatting());
+    let sara = Person::new(&server, "business:sara");
+    let id = sara.open(&number(1)).await;
+    sara.say(&id, "hello").await;
+    let said = sara.say(&id, "a secret").await["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/conversations/{id}/messages/{said}");
+    assert_eq!(sara.ask("PATCH", &path, &json!({ "content": "a worse secret" })).await.0, 200);
+    assert_eq!(sara.ask("DELETE", &path, &Value::Null).await.0, 200);
+    let mut device = Phone::new(&server, &number(1), "new");
+    device.connect().await.unwrap();
+    device.until_seen(4).await;
+    let seen: Vec<_> = device.items.iter().map(|item| (item["kind"].clone(), item["content"].clone())).collect();
+    let expected = [("chat", "hello"), ("chat", ""), ("edit", ""), ("delete", "")];
+    assert_eq!(seen, expected.map(|(kind, content)| (json!(kind), json!(content))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

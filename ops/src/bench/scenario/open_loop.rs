@@ -9,7 +9,9 @@ use schemas::Priority;
 
 use super::{
     super::{
-        Report, Stage, lift,
+        Report, Stage,
+        bare::Bare,
+        lift,
         load::{Conn, Phones, Watch, content, number},
         measure::{Figure, Series, bare_syncs, histogram, used},
     },
@@ -84,9 +86,27 @@ pub(super) async fn steady_at(
     Ok(all)
 }
 
+/// CPU of a process for a message it delivers at 1,000 a second, µs.
+async fn quiet(stage: &Stage, address: &str, token: &str, pid: u32, watch: &Arc<Watch>) -> Result<f64> {
+    let before = (used(pid)?, watch.items.load(Ordering::Relaxed));
+    let (users, how_long) = (stage.bench.users, stage.duration());
+    steady_at(stage, address, token, watch, 1_000.0, users, Priority::Normal, how_long).await?;
+    let items = (watch.items.load(Ordering::Relaxed) - before.1).max(1) as f64;
+    Ok((used(pid)?.cpu_micros - before.0.cpu_micros) / items)
+}
+
+/// The same for bare axum: HTTP and WebSockets without a log, a history or a promise.
+async fn bare(stage: &Stage, users: usize) -> Result<f64> {
+    let bare = tokio::task::spawn_blocking(Bare::start).await??;
+    let watch = Watch::new(stage.clock);
+    let _phones = Phones::connect(&bare.address, (0..users).map(number).collect(), Some(watch.clone())).await?;
+    quiet(stage, &bare.address, "none", bare.pid(), &watch).await
+}
+
 pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     const NAME: &str = "latency";
     let users = stage.bench.users;
+    let bare = bare(stage, users).await?;
     let server = stage.server(NAME, &[lift::QUOTAS, lift::LANES]).await?;
     let (pid, watch) = (server.pid(), Watch::new(stage.clock));
     let tokens = stage.phones(&server, 0..users)?;
@@ -94,13 +114,14 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     steady(stage, &server, &watch, 2_000.0, users, Priority::Normal, Duration::from_secs(2)).await?;
 
     // Few messages: what each costs when every one wakes everything.
-    let before = (used(pid)?, watch.items.load(Ordering::Relaxed));
-    steady(stage, &server, &watch, 1_000.0, users, Priority::Normal, stage.duration()).await?;
-    let items = (watch.items.load(Ordering::Relaxed) - before.1).max(1) as f64;
-    let cpu = (used(pid)?.cpu_micros - before.0.cpu_micros) / items;
-    report.add(Figure::new(NAME, "CPU per delivered message at 1,000 a second", cpu, "µs").targets(300.0, 100.0));
-    let quiet = watch.take();
-    report.add(Figure::new(NAME, "end to end p50 at 1,000 a second", quiet.value_at_quantile(0.5) as f64 / 1e3, "ms"));
+    let cpu = quiet(stage, &server.listen, &stage.business(&server)?, pid, &watch).await?;
+    report.add(
+        Figure::new(NAME, "CPU per delivered message at 1,000 a second", cpu, "µs")
+            .targets(300.0, 100.0)
+            .beside("bare axum, the same pushed to the same sockets, nothing kept", bare),
+    );
+    let few = watch.take();
+    report.add(Figure::new(NAME, "end to end p50 at 1,000 a second", few.value_at_quantile(0.5) as f64 / 1e3, "ms"));
 
     let probe = |how_long| {
         let (folder, clock) = (stage.bench.folder.clone(), stage.clock);
