@@ -10,7 +10,7 @@ use schemas::{
     conversation::Shown,
     fact::Past,
     limits::ChatLimits,
-    port::{Dead, Due, DueKind, Entry, Hint, Known, Placed, Schedule},
+    port::{Counted, Dead, Due, DueKind, Entry, Hint, Known, Placed, Schedule},
     record::Again,
     tier::Attempt,
 };
@@ -32,6 +32,8 @@ pub(crate) struct Found {
     pub(crate) due: HashMap<MessageId, Placed>,
     /// Chat messages that it has, of those that came again and of those that commands are about.
     pub(crate) said: HashMap<MessageId, Shown>,
+    /// Turns of those that came before, where they may stand in part.
+    pub(crate) counted: HashMap<MessageId, Counted>,
     /// What was addressed to each side up to a turn.
     pub(crate) counts: HashMap<(ConversationId, u64), (u64, u64)>,
 }

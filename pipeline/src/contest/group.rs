@@ -281,7 +281,7 @@ impl Consumer for Reader {
                 .collect();
             for record in passed.iter().filter(|record| matches!(record.at.topic, Topic::Lane(_))) {
                 if let Ok(LaneRecord::Accepted(message)) = codec::decode(&record.body)
-                    && !self.group.store.has(message.id)
+                    && !self.group.store.has(&message)
                 {
                     state.wrong.push(format!("{at} was committed up to {next} past {}", record.offset));
                 }

@@ -16,26 +16,30 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use schemas::{
-    BroadcastId, Cursor, DeviceId, Epoch, Fact, Inbox, MessageId, Partition, Phone, Position, State, Timestamp, UserId,
-    fact::Past, port::*,
+    BroadcastId, ConversationId, Cursor, DeviceId, Epoch, Fact, Inbox, Message, MessageId, Partition, Phone, Position,
+    State, Timestamp, UserId, fact::Past, port::*,
 };
 
-use super::Ice;
+use super::{
+    Ice,
+    talks::{self, Stands, Thread},
+};
 use crate::memory::MemoryHistory;
 
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     epochs: BTreeMap<Partition, Epoch>,
     inboxes: BTreeMap<Inbox, BTreeMap<Position, Entry>>,
     /// Where the owner of each epoch goes on from, in inboxes that it has read.
     pins: BTreeMap<Inbox, BTreeMap<Epoch, Position>>,
     due: Vec<Due>,
     states: BTreeMap<MessageId, State>,
+    pub(super) threads: BTreeMap<ConversationId, Thread>,
 }
 
 impl Kept {
     /// What a reader sees.
-    fn chain(&self, inbox: &Inbox) -> Vec<&Entry> {
+    pub(super) fn chain(&self, inbox: &Inbox) -> Vec<&Entry> {
         let Some(entries) = self.inboxes.get(inbox) else { return Vec::new() };
         let (mut chain, mut at) = (Vec::<&Entry>::new(), Position::START);
         let newest = self.pins.get(inbox).and_then(|pins| pins.last_key_value());
@@ -60,21 +64,49 @@ impl Kept {
     }
 
     fn find(&self, id: MessageId) -> Option<&Entry> {
-        let all = self.inboxes.iter().filter(|(_, entries)| entries.values().any(|entry| entry.message.id == id));
-        all.flat_map(|(inbox, _)| self.chain(inbox)).find(|entry| entry.message.id == id)
+        // A sender's own copy is not where it is found.
+        let own = |entry: &&Entry| entry.message.id == id && entry.inbox.user == entry.message.to;
+        let all = self.inboxes.iter().filter(|(_, entries)| entries.values().any(|entry| own(&entry)));
+        all.flat_map(|(inbox, _)| self.chain(inbox)).find(own)
+    }
+
+    /// Entries, and the rows of the due-table.
+    fn write(&mut self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+        for entry in entries {
+            self.inboxes.entry(entry.inbox.clone()).or_default().insert(entry.position, entry.clone());
+        }
+        for due in &schedule.add {
+            if !self.due.contains(due) && self.find(due.id).is_none() {
+                self.due.push(due.clone());
+            }
+        }
+        // Before rows are taken away it is looked whose they are: who was overtaken takes none, and is told.
+        let is_late = |p: Partition| {
+            let mut mine = schedule.epochs.iter().filter(|(of, _)| *of == p);
+            mine.any(|(_, epoch)| self.epochs.get(&p).is_some_and(|last| epoch < last))
+        };
+        if schedule.done.iter().any(|due| is_late(due.partition)) {
+            return Err(PortError::Fenced("overtaken".into()));
+        }
+        self.due.retain(|due| !schedule.done.contains(due));
+        Ok(())
     }
 }
 
 /// The store, as one process sees it.
 #[derive(Clone)]
 pub(super) struct Store {
-    kept: Arc<Mutex<Kept>>,
+    pub(super) kept: Arc<Mutex<Kept>>,
     rest: Arc<MemoryHistory>,
-    talks: Arc<Talks>,
-    ice: Ice,
+    pub(super) ice: Ice,
     /// What this process took over last.
-    mine: Arc<Mutex<BTreeMap<Partition, Epoch>>>,
-    strict: bool,
+    pub(super) mine: Arc<Mutex<BTreeMap<Partition, Epoch>>>,
+    /// The conversations that it wrote since.
+    pub(super) stands: Arc<Mutex<Stands>>,
+    pub(super) strict: bool,
+    /// What is first polled is first written.
+    line: Arc<tokio::sync::Mutex<()>>,
+    pub(super) taking: Arc<tokio::sync::Mutex<()>>,
     /// Every so many writes fail; 0: none.
     faults: usize,
     writes: Arc<AtomicUsize>,
@@ -82,16 +114,29 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(strict: bool, faults: usize) -> Self {
-        let (kept, rest, talks, mine, writes) = Default::default();
-        Self { kept, rest, talks, mine, ice: Ice::new(), strict, faults, writes }
+        let (kept, rest, mine, stands, line, taking, writes) = Default::default();
+        Self { kept, rest, mine, stands, line, taking, ice: Ice::new(), strict, faults, writes }
     }
 
     pub(super) fn of(&self, ice: Ice) -> Self {
-        Self { ice, mine: Arc::default(), ..self.clone() }
+        Self {
+            ice,
+            mine: Arc::default(),
+            stands: Arc::default(),
+            line: Arc::default(),
+            taking: Arc::default(),
+            ..self.clone()
+        }
     }
 
-    pub(super) fn has(&self, id: MessageId) -> bool {
-        let kept = self.kept.lock();
+    pub(super) fn has(&self, message: &Message) -> bool {
+        let (kept, id) = (self.kept.lock(), message.id);
+        if let Some(of) = message.kind.conversation() {
+            let both = kept.inboxes.keys().filter(|inbox| kept.chain(inbox).iter().any(|entry| entry.message.id == id));
+            let said =
+                kept.threads.get(&of).is_some_and(|thread| thread.said().iter().any(|turn| turn.message.id == id));
+            return said && both.count() == 2;
+        }
         kept.find(id).is_some() || kept.due.iter().any(|due| due.id == id)
     }
 
@@ -105,11 +150,56 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The first step of a batch, which is all of it where it is atomic. Answers whether it is to fail yet, and how.
+    fn begin(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<Option<PortError>> {
+        let turn = self.writes.fetch_add(1, Ordering::SeqCst);
+        let fails = self.faults > 0 && turn % self.faults == self.faults - 1;
+        if fails && turn.is_multiple_of(2) {
+            return Err(PortError::Unavailable("away".into()));
+        }
+        let mut kept = self.kept.lock();
+        let of = entries.iter().map(|entry| (entry.inbox.partition, entry.position.epoch));
+        let mut of = of.chain(schedule.epochs.iter().copied());
+        let late = of.any(|(p, epoch)| kept.epochs.get(&p).is_some_and(|last| epoch < *last));
+        if late && self.strict {
+            return Err(PortError::Fenced("overtaken".into()));
+        }
+        talks::record(&mut kept, &mut self.stands.lock(), entries, schedule);
+        if !self.halves(schedule) {
+            kept.write(entries, schedule)?;
+        }
+        Ok(fails.then(|| match turn % 4 {
+            1 => PortError::Unavailable("in the middle of it".into()),
+            _ => PortError::Unknown("perhaps".into()),
+        }))
+    }
+
+    fn halves(&self, schedule: &Schedule) -> bool {
+        !self.strict && !schedule.conversations.is_empty()
+    }
+
+    /// The second step, with time in between for others to write.
+    async fn finish(&self, entries: &[Entry], schedule: &Schedule, fails: Option<PortError>) -> PortResult<()> {
+        if self.halves(schedule) {
+            if let Some(why @ PortError::Unavailable(_)) = fails {
+                return Err(why);
+            }
+            tokio::task::yield_now().await;
+            self.ice.thawed().await;
+            self.kept.lock().write(entries, schedule)?;
+        }
+        self.ice.thawed().await;
+        fails.map_or(Ok(()), |_| Err(PortError::Unknown("perhaps".into())))
+    }
+}
+
 #[async_trait]
 impl Inboxes for Store {
     async fn take_over(&self, partitions: &[Partition]) -> PortResult<Vec<Epoch>> {
         self.ice.thawed().await;
         let mut kept = self.kept.lock();
+        self.stands.lock().forget();
         let mut raise = |p: &Partition| {
             let epoch = kept.epochs.entry(*p).or_default();
             epoch.0 += 1;
@@ -158,41 +248,20 @@ impl Inboxes for Store {
         Ok(known)
     }
     async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+        let line = self.line.lock().await;
         self.ice.thawed().await;
-        let turn = self.writes.fetch_add(1, Ordering::SeqCst);
-        let fails = self.faults > 0 && turn % self.faults == self.faults - 1;
-        if fails && turn.is_multiple_of(2) {
-            return Err(PortError::Unavailable("away".into()));
+        let allowed = self.stands.lock().allows(schedule);
+        let begun = match allowed {
+            true => self.begin(entries, schedule),
+            false => Err(PortError::Unavailable("an earlier row is not confirmed yet".into())),
+        };
+        self.stands.lock().ended(schedule, begun.is_ok());
+        drop(line);
+        let outcome = self.finish(entries, schedule, begun?).await;
+        if outcome.is_err() {
+            self.stands.lock().ended(schedule, false);
         }
-        {
-            let mut kept = self.kept.lock();
-            let of = entries.iter().map(|entry| (entry.inbox.partition, entry.position.epoch));
-            let late = of
-                .chain(schedule.epochs.iter().copied())
-                .any(|(p, epoch)| kept.epochs.get(&p).is_some_and(|last| epoch < *last));
-            if late && self.strict {
-                return Err(PortError::Fenced("overtaken".into()));
-            }
-            for entry in entries {
-                kept.inboxes.entry(entry.inbox.clone()).or_default().insert(entry.position, entry.clone());
-            }
-            for due in &schedule.add {
-                if !kept.due.contains(due) && kept.find(due.id).is_none() {
-                    kept.due.push(due.clone());
-                }
-            }
-            // Before rows are taken away it is looked whose they are: who was overtaken takes none, and is told.
-            let is_late = |p: Partition| {
-                let mut mine = schedule.epochs.iter().filter(|(of, _)| *of == p);
-                mine.any(|(_, epoch)| kept.epochs.get(&p).is_some_and(|last| epoch < last))
-            };
-            if schedule.done.iter().any(|due| is_late(due.partition)) {
-                return Err(PortError::Fenced("overtaken".into()));
-            }
-            kept.due.retain(|due| !schedule.done.contains(due));
-        }
-        self.ice.thawed().await;
-        if fails { Err(PortError::Unknown("perhaps".into())) } else { Ok(()) }
+        outcome
     }
     async fn due(&self, partition: Partition, now: Timestamp, limit: usize) -> PortResult<Vec<Due>> {
         self.ice.thawed().await;
@@ -310,5 +379,3 @@ impl Broadcasts for Store {
         self.rest.progress(id, expanded, state).await
     }
 }
-
-schemas::answers_from_talks!(Store, talks);

@@ -11,7 +11,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
 };
 
@@ -56,18 +56,20 @@ struct Questions {
     doubtful: Vec<(MessageId, Inbox, Epoch)>,
     due: Vec<MessageId>,
     tails: Vec<(Inbox, Epoch)>,
-    /// Conversations met for the first time.
-    threads: Vec<(ConversationId, Epoch)>,
+    /// Conversations met for the first time, with the inboxes that what is said there may be written to.
+    threads: BTreeMap<(ConversationId, Epoch), BTreeSet<Inbox>>,
     /// Chat messages that may have come before, or that commands are about.
     said: Vec<MessageId>,
     /// Turns whose counts a mark stands for.
     turns: Vec<(ConversationId, u64)>,
+    /// What may have been said or asked before, and stand in part.
+    counted: Vec<MessageId>,
 }
 
 impl Questions {
     fn is_empty(&self) -> bool {
-        let Self { known, doubtful: _, due, tails, threads, said, turns } = self;
-        let plain = known.is_empty() && due.is_empty() && tails.is_empty();
+        let Self { known, doubtful: _, due, tails, threads, said, turns, counted } = self;
+        let plain = known.is_empty() && due.is_empty() && tails.is_empty() && counted.is_empty();
         plain && threads.is_empty() && said.is_empty() && turns.is_empty()
     }
 }
@@ -191,8 +193,6 @@ impl Line {
         // An inbox is asked for once, however many of the batch go there.
         questions.tails.sort_unstable();
         questions.tails.dedup();
-        questions.threads.sort_unstable();
-        questions.threads.dedup();
         (items, holds, questions)
     }
 
@@ -330,7 +330,9 @@ fn talk(item: &Item, threads: &mut Threads, holds: &mut Holds, questions: &mut Q
     let unknown = threads.pin(id, item.epoch);
     holds.threads.push((id, item.epoch));
     if unknown {
-        questions.threads.push((id, item.epoch));
+        let inboxes = questions.threads.entry((id, item.epoch)).or_default();
+        let users = chat(&item.work).map(|(_, work)| concerned(work, None)).unwrap_or_default();
+        inboxes.extend(users.into_iter().map(|user| Inbox { user, partition: item.partition }));
     }
     // Of one that is met for the first time after a takeover, the owner before us may have recorded what came lately.
     let ask = ask || unknown || threads.doubts(id, item.epoch, accepted_at);
@@ -338,16 +340,32 @@ fn talk(item: &Item, threads: &mut Threads, holds: &mut Holds, questions: &mut Q
         Work::Chat(asked) => {
             if ask && asked.command.command.is_named() {
                 questions.known.push(of);
+                questions.counted.push(of);
             }
             questions.said.extend(asked.command.command.about());
             if let Command::Read { up_to: UpTo::Seq(seq) } = asked.command.command {
                 questions.turns.push((id, seq));
             }
         }
-        _ if ask => questions.said.push(of),
+        _ if ask => {
+            questions.said.push(of);
+            questions.counted.push(of);
+        }
         _ => {}
     }
     true
+}
+
+/// What an item is of a conversation.
+fn chat(work: &Work) -> Option<(ConversationId, Concerned<'_>)> {
+    match work {
+        Work::Fresh(fresh) => {
+            let id = fresh.message.kind.conversation()?;
+            Some((id, Concerned::Message(&fresh.message)))
+        }
+        Work::Chat(asked) => Some((asked.command.pair.id(), Concerned::Command(&asked.command))),
+        Work::Again(_) | Work::Dead(_) => None,
+    }
 }
 
 /// Drops what belongs to partitions that were lost.
@@ -372,17 +390,12 @@ fn hold(shared: &Shared, items: &Items, holds: &mut Holds, answers: &Answers) ->
     }
     let (mut held, mut unknown) = (BTreeSet::new(), Vec::new());
     for (_, item) in items {
-        let (id, work) = match &item.work {
-            Work::Fresh(fresh) => match fresh.message.kind.conversation() {
-                Some(id) => (id, Concerned::Message(&fresh.message)),
-                None => continue,
-            },
-            Work::Chat(asked) => (asked.command.pair.id(), Concerned::Command(&asked.command)),
-            Work::Again(_) | Work::Dead(_) => continue,
-        };
+        let Some((id, work)) = chat(&item.work) else { continue };
         for user in concerned(work, threads.row(id, item.epoch)) {
             held.insert((Inbox { user, partition: item.partition }, item.epoch));
         }
+        let counted = answers.found.counted.get(&work.id());
+        held.extend(counted.iter().flat_map(|counted| &counted.missing).map(|inbox| (inbox.clone(), item.epoch)));
     }
     for (inbox, epoch) in &held {
         if tails.pin(inbox, *epoch) {
@@ -422,6 +435,7 @@ impl Answers {
         self.found.due.extend(found.due);
         self.found.said.extend(found.said);
         self.found.counts.extend(found.counts);
+        self.found.counted.extend(found.counted);
         self.tails.extend(tails);
         self.threads.extend(threads);
         self
@@ -430,13 +444,13 @@ impl Answers {
 
 /// Asks, and asks again until history answers. The ends and rows first, and then what is known.
 async fn ask(kit: &Kit, owners: &Owners, questions: Questions) -> Option<Answers> {
-    let Questions { mut known, doubtful, due, tails, threads, said, turns } = questions;
+    let Questions { mut known, doubtful, due, tails, threads, said, turns, counted } = questions;
     let inboxes: Vec<_> = tails.iter().map(|(inbox, _)| inbox.clone()).collect();
-    let ids: Vec<_> = threads.iter().map(|(id, _)| *id).collect();
+    let taken: Vec<_> = threads.iter().map(|((id, _), inboxes)| (*id, inboxes.iter().cloned().collect())).collect();
     let history: &dyn History = &*kit.ports.history;
     let (ends, rows) = join!(
         until_answered(kit, owners, &inboxes, || history.tails(&inboxes)),
-        until_answered(kit, owners, &ids, || history.conversations(&ids)),
+        until_answered(kit, owners, &taken, || history.owned(&taken)),
     );
     let (ends, rows) = (ends?, rows?);
     let inherited = |inbox: &Inbox, epoch: Epoch| {
@@ -452,18 +466,20 @@ async fn ask(kit: &Kit, owners: &Owners, questions: Questions) -> Option<Answers
         }
         Ok(counts)
     };
-    let (found, placed, heard, counts) = join!(
+    let (found, placed, heard, counts, parts) = join!(
         until_answered(kit, owners, &known, || history.known(&known)),
         until_answered(kit, owners, &due, || history.messages(&due)),
         until_answered(kit, owners, &said, || history.said(&said)),
         until_answered(kit, owners, &turns, counts),
+        until_answered(kit, owners, &counted, || history.counted(&counted)),
     );
     let found = Found {
         known: known.into_iter().zip(found?).filter_map(|(id, known)| Some((id, known?))).collect(),
         due: due.into_iter().zip(placed?).filter_map(|(id, placed)| Some((id, placed?))).collect(),
         said: said.into_iter().zip(heard?).filter_map(|(id, shown)| Some((id, shown?))).collect(),
         counts: turns.into_iter().zip(counts?).filter_map(|(at, counts)| Some((at, counts?))).collect(),
+        counted: counted.into_iter().zip(parts?).filter_map(|(id, counted)| Some((id, counted?))).collect(),
     };
-    let (tails, threads) = (tails.into_iter().zip(ends).collect(), threads.into_iter().zip(rows).collect());
+    let (tails, threads) = (tails.into_iter().zip(ends).collect(), threads.into_keys().zip(rows).collect());
     Some(Answers { found, tails, threads })
 }

@@ -8,7 +8,7 @@ use schemas::{
     Conversation, ConversationId, Epoch, Fact, Inbox, Kind, Message, MessageId, Partition, Position, Reason, Sender,
     UserId, What,
     conversation::{Act, Change, ChatCommand, Command, Note, Original, Refused, Side, Turn, UpTo, first_of},
-    port::{Entry, Hint, Signal},
+    port::{Counted, Entry, Hint, Signal},
     tier::Attempt,
 };
 
@@ -53,6 +53,16 @@ pub(crate) enum Concerned<'a> {
     Command(&'a ChatCommand),
 }
 
+impl Concerned<'_> {
+    /// Its name.
+    pub(crate) fn id(self) -> MessageId {
+        match self {
+            Self::Message(message) => message.id,
+            Self::Command(command) => command.id,
+        }
+    }
+}
+
 fn person(tenant: &schemas::Tenant, sender: &Sender) -> Option<UserId> {
     match sender {
         Sender::Server => None,
@@ -74,6 +84,8 @@ impl Placing<'_> {
         if let Some(shown) = said {
             if shown.turn.message.fingerprint != message.fingerprint {
                 plan.steps.push(Step::Bury(Box::new(conflict(&fresh, inbox, self.now))));
+            } else if self.complete(message.id, id, here, plan) {
+                // Offered with the entry that it had not yet.
             } else if fresh.replay {
                 // Recorded before a crash, and perhaps not followed up: its state tells.
                 plan.steps.push(Step::Again(Box::new(again(self.lane, &fresh, inbox, Position::START, self.now))));
@@ -117,6 +129,10 @@ impl Placing<'_> {
     pub(super) fn asked(&mut self, asked: &Asked, here: Here, plan: &mut Plan) {
         let command = &asked.command;
         let id = command.pair.id();
+        if self.complete(command.id, id, here, plan) {
+            plan.repeats += 1;
+            return;
+        }
         if let Some(known) = self.found.known.get(&command.id).filter(|_| command.command.is_named()) {
             let same = known.fingerprint == command.fingerprint;
             if same && asked.replay {
@@ -193,6 +209,22 @@ impl Placing<'_> {
         } else if let Change::Marked { side, after, to, seq } = change {
             self.tell_read(&row, side, (after, to, seq), here, plan);
         }
+    }
+
+    /// A turn that an owner before us wrote stands, and some of its entries do not: they are written now. True: also that of
+    /// its recipient, who is offered it so.
+    fn complete(&mut self, of: MessageId, id: ConversationId, here: Here, plan: &mut Plan) -> bool {
+        let end = self.threads.row(id, here.epoch).map_or(0, |row| row.last_seq);
+        let found = self.found.counted.get(&of).filter(|it| it.turn.conversation == id && it.turn.seq <= end);
+        // What is being written under this takeover will stand.
+        let theirs = |it: &&Counted| it.turn.version.epoch() < here.epoch && !it.missing.is_empty();
+        let Some(counted) = found.filter(theirs) else { return false };
+        let (message, seq) = (&counted.turn.message, Some(counted.turn.seq));
+        for inbox in &counted.missing {
+            let copy = (inbox.user != message.to).then(|| inbox.user.clone());
+            self.place(message.clone(), copy, seq, here, plan);
+        }
+        counted.missing.iter().any(|inbox| inbox.user == message.to)
     }
 
     /// A message that is edited, deleted or read up to: as it was changed lately, or as history has it.

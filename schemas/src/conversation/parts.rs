@@ -52,6 +52,12 @@ impl Version {
         Self(epoch << Self::BITS | ((self.0 & Self::CHANGES) + 1).min(Self::CHANGES))
     }
 
+    /// The same count under an owner of this epoch, where that is a newer one: below whatever that owner gives next.
+    pub fn under(self, epoch: Epoch) -> Self {
+        let epoch = u64::from(epoch.0).min((1 << 23) - 1);
+        Self(self.0.max(epoch << Self::BITS | (self.0 & Self::CHANGES)))
+    }
+
     /// The epoch of the owner that gave it.
     pub fn epoch(self) -> Epoch {
         Epoch(u32::try_from(self.0 >> Self::BITS).unwrap_or(u32::MAX))

@@ -14,6 +14,7 @@ use crate::{
     conversation::{Conversation, Shown, Side, Turn, Version},
     fact::State,
     ids::{ConversationId, MessageId, UserId},
+    position::Inbox,
     time::Timestamp,
 };
 
@@ -69,19 +70,47 @@ impl Around {
     }
 }
 
+/// What a thread has of a message, for an owner to which it comes again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counted {
+    /// Its turn.
+    pub turn: Turn,
+    /// The inboxes where its entry was to stand and does not.
+    pub missing: Vec<Inbox>,
+}
+
 /// Conversations.
 ///
 /// **Guarantees.** What [`Inboxes::record`](super::Inboxes::record) confirmed is seen by every later read, entries, turns and
 /// row together. The same batch again, also after later ones, changes nothing: of two rows of a conversation the one with
-/// the larger version stands. A late owner's row (an older epoch in its version) never replaces a newer owner's; its turns
-/// are not shown once the newer one has written in that conversation. Turns go with the messages that retention removes, and
-/// what is removed is not unread ([`Conversation::forget`]).
+/// the larger version stands. After a row that failed nothing of its conversation is taken from the same owner until that was
+/// repeated (`Unavailable`), so a row never counts a turn that is not there. A late owner's row (an older epoch in its version) never replaces a newer owner's; its turns
+/// are not shown once the newer one has written in that conversation. What an owner was told of by [`Conversations::owned`]
+/// stays as it was told, whatever older owners write afterwards: row, turns, lists and counts. Turns go with the messages that
+/// retention removes, and what is removed is not unread ([`Conversation::forget`]).
+///
+/// A batch stands whole or not at all; or, where the store cannot have that of an owner that was overtaken or died in the
+/// middle, a thread never lacks what an inbox has, and [`Conversations::counted`] tells what an inbox lacks.
 /// **Failure.** Reads answer `Unavailable`; nothing is half told.
 /// **Cost.** Each read costs what it returns, whatever the number of conversations or turns and however busy one of them is.
 #[async_trait]
 pub trait Conversations: Send + Sync {
     /// The rows of these; `None` where there is none.
     async fn conversations(&self, ids: &[ConversationId]) -> PortResult<Vec<Option<Conversation>>>;
+
+    /// The rows of these for the owner of their partition, which goes on from them, each with the inboxes that it is about to
+    /// write to for it. A store that leaves late writes aside seals the ends of those, and of the two sides' inboxes, and
+    /// then the row, before it tells it; the version is that of the last change.
+    async fn owned(&self, asked: &[(ConversationId, Vec<Inbox>)]) -> PortResult<Vec<Option<Conversation>>> {
+        let ids: Vec<_> = asked.iter().map(|(id, _)| *id).collect();
+        self.conversations(&ids).await
+    }
+
+    /// What threads have of these messages, edits, deletions and notes, for the owner of their partitions, after it was told
+    /// the rows. `None`: nothing, or all that there is to it stands, as it always does in a store whose batches stand whole.
+    async fn counted(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Counted>>> {
+        Ok(vec![None; ids.len()])
+    }
 
     /// A user's conversations, newest activity first, from just after `from`; those put away by it, or the others. A business
     /// user has those that are assigned to it.

@@ -16,7 +16,7 @@ use std::fmt;
 
 pub use backplane::{Backplane, Hint, Landing, Node, Signal};
 pub use cache::{Cache, CacheKey, Kept, Listed, Turns};
-pub use conversations::{Around, ByActivity, Conversations, ListMark, Talks};
+pub use conversations::{Around, ByActivity, Conversations, Counted, ListMark, Talks};
 pub use dispatch::{Dispatch, Outcome, Routed};
 pub use history::{
     Asked, Broadcast, BroadcastState, Broadcasts, Buried, Cursors, Dead, DeadLetters, Due, DueKind, Entry, Facts,

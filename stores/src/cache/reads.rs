@@ -16,11 +16,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use schemas::{
-    Clock, Conversation, ConversationId, Limits, MessageId, Status, UserId,
+    Clock, Conversation, ConversationId, Inbox, Limits, MessageId, Status, UserId,
     conversation::{Shown, Version},
     port::{
-        Around, ByActivity, Cache, CacheKey, Conversations, Facts, History, Kept, ListMark, Listed, Order, Page,
-        PortResult, Turns,
+        Around, ByActivity, Cache, CacheKey, Conversations, Counted, Facts, History, Kept, ListMark, Listed, Order,
+        Page, PortResult, Turns,
     },
 };
 
@@ -167,6 +167,14 @@ fn count(key: &CacheKey, outcome: &'static str) {
 impl Conversations for Cached {
     async fn conversations(&self, ids: &[ConversationId]) -> PortResult<Vec<Option<Conversation>>> {
         self.history.conversations(ids).await
+    }
+
+    async fn owned(&self, asked: &[(ConversationId, Vec<Inbox>)]) -> PortResult<Vec<Option<Conversation>>> {
+        self.history.owned(asked).await
+    }
+
+    async fn counted(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Counted>>> {
+        self.history.counted(ids).await
     }
 
     async fn by_user(

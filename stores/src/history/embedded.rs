@@ -53,6 +53,7 @@ use schemas::{Clock, limits::StoreLimits};
 use self::{
     conversations::Threads, cursors::Moves, fence::Fence, rounds::Rounds, sizes::Sizes, tables::Tables, turns::Turns,
 };
+use super::unconfirmed::Unconfirmed;
 use crate::{OpenError, embedded::Engine};
 
 /// The history of this installation.
@@ -73,6 +74,7 @@ pub struct EmbeddedHistory {
     moves: Arc<Moves>,
     rounds: Rounds,
     threads: Arc<Threads>,
+    unconfirmed: Unconfirmed,
 }
 
 impl EmbeddedHistory {
@@ -87,6 +89,7 @@ impl EmbeddedHistory {
             line: tokio::sync::Mutex::default(),
             rare: tokio::sync::Mutex::default(),
             rounds: Rounds::default(),
+            unconfirmed: Unconfirmed::default(),
             threads: Arc::new(Threads::load(&tables, clock.mono())?),
             tables,
             clock,

@@ -4,3 +4,4 @@
 pub mod embedded;
 #[cfg(feature = "scylla")]
 pub mod scylla;
+mod unconfirmed;

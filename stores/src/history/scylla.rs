@@ -28,6 +28,8 @@ pub mod schema;
 mod session;
 mod shared;
 mod statements;
+mod takeover;
+mod threads;
 mod traffic;
 mod writes;
 

@@ -16,6 +16,7 @@ pub mod fencing;
 pub mod inboxes;
 pub mod kit;
 pub mod lists;
+pub mod overtaking;
 pub mod people;
 pub mod retention;
 pub mod scheduled;
@@ -115,6 +116,9 @@ macro_rules! history_conformance {
                 conversations::a_message_is_around_in_its_own_conversation_alone,
                 conversations::turns_go_with_their_messages_and_are_no_longer_unread,
                 conversations::readers_see_whole_batches,
+                overtaking::what_an_owner_was_told_of_conversations_stays,
+                overtaking::what_stands_in_part_is_completed,
+                overtaking::who_read_before_and_writes_after_changes_nothing,
                 cached::p10_what_the_cache_shows_is_what_history_shows,
                 cached::r10_7_a_confirmed_write_is_seen_through_every_node_at_once,
                 cached::r8_7_without_a_cache_everything_answers,

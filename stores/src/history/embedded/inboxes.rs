@@ -220,6 +220,9 @@ impl Inboxes for EmbeddedHistory {
         let (pending, moves, _turns) = {
             let _line = self.line.lock().await;
             self.fence.check(entries, schedule)?;
+            self.unconfirmed.allow(schedule)?;
+            // Until it has its place in the queue: from there what is first stands first, or nothing more does.
+            self.unconfirmed.ended(schedule, false);
             let ended = || entries.iter().filter(|entry| entry.end.is_some());
             let turns = self.turns.take(ended().map(|entry| entry.inbox.partition)).await;
             // Rows of one batch can be read one after the other: whoever meets an entry finds what belongs to it.
@@ -245,7 +248,9 @@ impl Inboxes for EmbeddedHistory {
                 }
                 Err(why) => Err(why),
             };
-            (submitted.inspect_err(|_| self.sizes.add(-kept, -due))?, moves, turns)
+            let submitted = submitted.inspect_err(|_| self.sizes.add(-kept, -due))?;
+            self.unconfirmed.ended(schedule, true);
+            (submitted, moves, turns)
         };
         let ended = pending.wait().await;
         self.threads.done(schedule, &moves, ended)

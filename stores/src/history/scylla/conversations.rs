@@ -2,7 +2,9 @@
 //! writes in whatever order; a late owner's version is smaller.
 //!
 //! Turns are written before the row that counts them, and what the row does not count is not shown: neither what is being
-//! written nor what a late owner wrote beyond the newer one's end. A chat message costs nine rows: two entries, its place,
+//! written nor what a late owner wrote beyond the newer one's end, or beside its turns ([`super::threads`]). Entries are
+//! written after the row, so an inbox never has what the thread lacks; who takes over finds what an inbox lacks by the turn,
+//! which says where its entries stand. A chat message costs nine rows: two entries, its place,
 //! its turn and where that is found, the conversation's row, its place in two lists, and later its state. A list is read
 //! whole and sorted here: a user's conversations are hundreds, at most some thousands, of small rows.
 
@@ -11,40 +13,60 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 use schemas::{
-    Conversation, ConversationId, Message, MessageId, Partition, Timestamp, UserId,
+    Conversation, ConversationId, Inbox, Message, MessageId, Partition, Position, Timestamp, UserId,
     conversation::{Shown, Side, Turn, Version},
     message::{Content, Kind},
-    port::{Around, ByActivity, Conversations, ListMark, Order, Page, PortResult},
+    port::{Around, ByActivity, Conversations, Counted, ListMark, Order, Page, PortResult},
 };
 use scylla::value::CqlValue::{BigInt, Blob, Boolean, Int, Text, Uuid};
 
 use super::{
-    ScyllaHistory, keys,
+    ScyllaHistory,
+    inboxes::NEAR,
+    keys,
     rows::{blob, unblob},
     session::{Write, broken},
     shared::{READS, Shared, by_slot},
     statements::Pick,
+    threads::{self, Path},
 };
 
 /// What retention removed of a conversation: the last turn that went, and the counts up to there.
-type Gone = (u64, u64, u64);
+pub(super) type Gone = (u64, u64, u64);
 /// An edit or a deletion.
 type Change = (Timestamp, Kind, Content);
 /// Turns of one read.
 const STEP: usize = 256;
+/// Rows of one read besides: those that late owners wrote.
+const MARGIN: usize = 4;
 
 /// What is remembered of a conversation that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stand {
     pub(super) version: Version,
     users: [UserId; 2],
+    pub(super) path: Path,
 }
 
 impl Stand {
-    pub(super) fn of(row: &Conversation) -> Self {
-        Self { version: row.version, users: Side::BOTH.map(|side| row.user(side)) }
+    pub(super) fn of(row: &Conversation, path: Path) -> Self {
+        Self { version: row.version, users: Side::BOTH.map(|side| row.user(side)), path }
     }
 }
+
+/// A conversation as it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Talk {
+    /// As readers are shown it.
+    pub(super) row: Conversation,
+    /// The version of its last change.
+    pub(super) changed: Version,
+    pub(super) path: Path,
+    pub(super) gone: Gone,
+}
+
+/// Where an entry of a turn was written: in the inbox of a user, or of whom the message is to.
+pub(super) type Spot = (Option<UserId>, Position);
 
 fn time(version: Version) -> i64 {
     i64::try_from(version.0).unwrap_or(i64::MAX)
@@ -54,9 +76,27 @@ fn number(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
-/// The row itself.
-pub(super) fn row(row: &Conversation) -> Write {
-    Write::new(Pick::Talk, vec![Uuid(row.id.0), Blob(blob(row)), BigInt(time(row.version))])
+/// The row itself, from this version on.
+pub(super) fn row(row: &Conversation, path: &Path, from: Version) -> Write {
+    Write::new(Pick::Talk, vec![Uuid(row.id.0), Blob(blob(&(row, path))), BigInt(time(from))])
+}
+
+/// Reads [`row`]; one that was written before there were paths has none.
+fn unrow(bytes: &[u8]) -> PortResult<(Conversation, Path)> {
+    unblob(bytes).or_else(|_| {
+        let row: Conversation = unblob(bytes).map_err(|why| unread(&why))?;
+        let path = Path::before(row.last_seq);
+        Ok((row, path))
+    })
+}
+
+/// Reads a turn, and where its entries were written; of old ones that is not known.
+fn unturn(bytes: Option<Vec<u8>>) -> PortResult<(Turn, Vec<Spot>)> {
+    let bytes = bytes.unwrap_or_default();
+    unblob(&bytes).or_else(|_| {
+        let turn = unblob(&bytes).map_err(|why| broken("turns", &why))?;
+        Ok((turn, Vec::new()))
+    })
 }
 
 /// Its places in the lists of its two users; it leaves that of one who answers for it no more.
@@ -81,16 +121,17 @@ pub(super) fn listed(row: &Conversation, before: Option<&Stand>) -> Vec<Write> {
     away.chain(here).collect()
 }
 
-/// A turn, where it is found by its message, and in what it shows if it is an edit or a deletion.
-pub(super) fn turn_rows(turn: &Turn, ttl: i32, stamp: i64) -> Vec<Write> {
+/// A turn with where its entries are, where it is found by its message, and in what it shows if it is an edit or a deletion.
+pub(super) fn turn_rows(turn: &Turn, spots: &[Spot], ttl: i32, stamp: i64) -> Vec<Write> {
     let (id, seq, version) = (turn.conversation, number(turn.seq), time(turn.version));
+    let column = threads::column(turn.seq, turn.version.epoch());
     let message = &turn.message;
     let whole = [
         Uuid(id.0),
         BigInt(keys::bucket(turn.seq)),
-        BigInt(seq),
+        BigInt(column),
         BigInt(version),
-        Blob(blob(turn)),
+        Blob(blob(&(turn, spots))),
         Int(ttl),
         BigInt(version),
     ];
@@ -102,7 +143,7 @@ pub(super) fn turn_rows(turn: &Turn, ttl: i32, stamp: i64) -> Vec<Write> {
             Uuid(id.0),
             BigInt(keys::bucket(of)),
             BigInt(number(of)),
-            BigInt(seq),
+            BigInt(column),
             BigInt(version),
             Blob(blob(&change)),
             Int(ttl),
@@ -117,21 +158,20 @@ fn unread(why: &dyn std::fmt::Display) -> schemas::port::PortError {
     broken("conversations", why)
 }
 
-/// A conversation with what retention removed of it.
-type Talk = (Conversation, Gone);
-
 impl Shared {
-    async fn talk(&self, id: ConversationId) -> PortResult<Option<Talk>> {
+    pub(super) async fn talk(&self, id: ConversationId) -> PortResult<Option<Talk>> {
         let rows = self.cql.rows::<(Option<Vec<u8>>, Option<Vec<u8>>)>(Pick::TalkAt, (id.0,)).await?;
         let Some((Some(row), gone)) = rows.into_iter().next() else { return Ok(None) };
-        let mut row: Conversation = unblob(&row).map_err(|why| unread(&why))?;
+        let (mut row, path) = unrow(&row)?;
+        let changed = row.version;
+        row.version = threads::sealed(changed, &path);
         let gone: Option<Gone> = gone.map(|bytes| unblob(&bytes)).transpose().map_err(|why| unread(&why))?;
         let gone = gone.unwrap_or_default();
         if gone.0 > 0 {
             // What retention removed is neither shown nor counted.
             row.forget(gone.0, gone.1, gone.2);
         }
-        Ok(Some((row, gone)))
+        Ok(Some(Talk { row, changed, path, gone }))
     }
 
     async fn talks_of(&self, ids: Vec<ConversationId>) -> PortResult<Vec<Option<Talk>>> {
@@ -151,25 +191,20 @@ impl Shared {
             }
         }
         let found = self.talks_of(missing).await?;
-        stands.extend(found.into_iter().flatten().map(|(row, _)| (row.id, Stand::of(&row))));
+        stands.extend(found.into_iter().flatten().map(|talk| (talk.row.id, Stand::of(&talk.row, talk.path))));
         Ok(stands)
     }
 
-    async fn turn_at(&self, id: ConversationId, seq: u64) -> PortResult<Option<Turn>> {
-        let key = (id.0, keys::bucket(seq), number(seq));
+    /// The turn that counts at a number.
+    async fn turn_at(&self, talk: &Talk, seq: u64) -> PortResult<Option<(Turn, Vec<Spot>)>> {
+        let key = (talk.row.id.0, keys::bucket(seq), talk.path.at(seq));
         let row = self.cql.rows::<(Option<Vec<u8>>,)>(Pick::TurnAt, key).await?.into_iter().next();
-        row.and_then(|row| row.0).map(|bytes| unblob(&bytes)).transpose().map_err(|why| broken("turns", &why))
+        row.map(|row| unturn(row.0)).transpose()
     }
 
-    async fn thread(
-        &self,
-        (talk, gone): &Talk,
-        order: Order,
-        from: Option<u64>,
-        limit: usize,
-    ) -> PortResult<Page<Shown, u64>> {
-        let limit = limit.max(1);
-        let (mut low, mut high) = (gone.0 + 1, talk.last_seq);
+    async fn thread(&self, talk: &Talk, order: Order, from: Option<u64>, limit: usize) -> PortResult<Page<Shown, u64>> {
+        let (limit, up) = (limit.max(1), order == Order::Oldest);
+        let (mut low, mut high) = (talk.gone.0 + 1, talk.row.last_seq);
         match (order, from) {
             (Order::Oldest, Some(from)) => low = low.max(from.saturating_add(1)),
             (Order::Newest, Some(from)) => high = high.min(from.saturating_sub(1)),
@@ -177,41 +212,42 @@ impl Shared {
         }
         let (mut turns, mut next) = (Vec::<Turn>::new(), None);
         'reading: while low <= high {
-            let bucket = keys::bucket(if order == Order::Oldest { low } else { high });
+            let bucket = keys::bucket(if up { low } else { high });
             let first = low.max(keys::first_of(bucket));
             let last = high.min(keys::first_of(bucket + 1) - 1);
-            let asked = (limit - turns.len() + 1).min(STEP);
-            let pick = if order == Order::Oldest { Pick::TurnsUp } else { Pick::TurnsDown };
-            let key = (talk.id.0, bucket, number(first), number(last), i32::try_from(asked).unwrap_or(i32::MAX));
-            let rows = self.cql.rows::<(Option<Vec<u8>>,)>(pick, key).await?;
-            let all = rows.len() < asked;
-            for (bytes,) in rows {
-                let turn: Turn = unblob(&bytes.unwrap_or_default()).map_err(|why| broken("turns", &why))?;
-                match order {
-                    Order::Oldest => low = turn.seq + 1,
-                    Order::Newest => high = turn.seq - 1,
+            let ((first, last), (mut least, mut most)) = talk.path.columns(up, first, last);
+            loop {
+                let asked = (limit - turns.len() + 1 + MARGIN).min(STEP);
+                let pick = if up { Pick::TurnsUp } else { Pick::TurnsDown };
+                let key = (talk.row.id.0, bucket, least, most, i32::try_from(asked).unwrap_or(i32::MAX));
+                let rows = self.cql.rows::<(i64, Option<Vec<u8>>)>(pick, key).await?;
+                let all = rows.len() < asked;
+                for (column, bytes) in rows {
+                    (least, most) = if up { (column + 1, most) } else { (least, column - 1) };
+                    if talk.path.counts(column).is_none() {
+                        continue;
+                    }
+                    let (turn, _) = unturn(bytes)?;
+                    if !turn.is_shown() {
+                        continue;
+                    }
+                    if turns.len() == limit {
+                        next = turns.last().map(|turn| turn.seq);
+                        break 'reading;
+                    }
+                    turns.push(turn);
                 }
-                if !turn.is_shown() {
-                    continue;
+                if all {
+                    break;
                 }
-                if turns.len() == limit {
-                    next = turns.last().map(|turn| turn.seq);
-                    break 'reading;
-                }
-                turns.push(turn);
             }
-            if all {
-                match order {
-                    Order::Oldest => low = keys::first_of(bucket + 1),
-                    Order::Newest => high = keys::first_of(bucket) - 1,
-                }
-            }
+            (low, high) = if up { (last + 1, high) } else { (low, first - 1) };
         }
         Ok(Page { rows: self.shown(talk, turns).await?, next })
     }
 
     /// Turns with what became of them, and their newest text.
-    async fn shown(&self, talk: &Conversation, turns: Vec<Turn>) -> PortResult<Vec<Shown>> {
+    async fn shown(&self, talk: &Talk, turns: Vec<Turn>) -> PortResult<Vec<Shown>> {
         let seqs = || turns.iter().map(|turn| turn.seq);
         let (Some(low), Some(high)) = (seqs().min(), seqs().max()) else { return Ok(Vec::new()) };
         let ids: Vec<_> = turns.iter().map(|turn| turn.message.id).collect();
@@ -224,29 +260,30 @@ impl Shared {
         Ok(turns.into_iter().map(show).collect())
     }
 
-    /// Edits and deletions of turns. One that a late owner wrote is known by the turn that stands at its number.
-    async fn changes(&self, talk: &Conversation, low: u64, high: u64) -> PortResult<BTreeMap<u64, Vec<Change>>> {
+    /// Edits and deletions of turns: those whose own turns count. Of the old ones, whose numbers stand bare, the turn that
+    /// stands at the number tells.
+    async fn changes(&self, talk: &Talk, low: u64, high: u64) -> PortResult<BTreeMap<u64, Vec<Change>>> {
         type Row = (i64, i64, Option<i64>, Option<Vec<u8>>);
-        let mut found = Vec::<Row>::new();
+        let (id, mut found) = (talk.row.id.0, Vec::<Row>::new());
         for bucket in keys::bucket(low)..=keys::bucket(high) {
-            let key = (talk.id.0, bucket, number(low), number(high));
+            let key = (id, bucket, number(low), number(high));
             found.extend(self.cql.pages::<Row>(Pick::Changes, key).await?);
         }
-        found.retain(|row| row.1 <= number(talk.last_seq));
+        found.retain(|row| talk.path.counts(row.1).is_some_and(|by| by <= talk.row.last_seq));
         let mut versions = HashMap::<i64, Option<i64>>::new();
         let mut asked = BTreeMap::<i64, Vec<i64>>::new();
-        for row in &found {
+        for row in found.iter().filter(|row| Path::is_bare(row.1)) {
             asked.entry(keys::bucket(u64::try_from(row.1).unwrap_or(0))).or_default().push(row.1);
         }
         for (bucket, seqs) in asked {
             for seqs in seqs.chunks(100) {
-                let key = (talk.id.0, bucket, seqs.to_vec());
+                let key = (id, bucket, seqs.to_vec());
                 versions.extend(self.cql.rows::<(i64, Option<i64>)>(Pick::TurnVersions, key).await?);
             }
         }
         let mut changes = BTreeMap::<u64, Vec<Change>>::new();
         for (of, by, version, change) in found {
-            if versions.get(&by).copied().flatten() == version {
+            if !Path::is_bare(by) || versions.get(&by).copied().flatten() == version {
                 let change = unblob(&change.unwrap_or_default()).map_err(|why| broken("changes", &why))?;
                 changes.entry(u64::try_from(of).unwrap_or(0)).or_default().push(change);
             }
@@ -255,7 +292,7 @@ impl Shared {
     }
 
     /// Where messages are said.
-    async fn spots(&self, ids: &[MessageId]) -> PortResult<HashMap<MessageId, (ConversationId, u64)>> {
+    pub(super) async fn spots(&self, ids: &[MessageId]) -> PortResult<HashMap<MessageId, (ConversationId, u64)>> {
         type Row = (uuid::Uuid, Option<uuid::Uuid>, Option<i64>, Option<Vec<u8>>);
         let found: Vec<Vec<Row>> = stream::iter(by_slot(ids))
             .map(|(slot, ids)| self.cql.rows::<Row>(Pick::Spots, (slot, ids)))
@@ -268,12 +305,35 @@ impl Shared {
         Ok(found.into_iter().flatten().filter_map(spot).collect())
     }
 
-    /// The turn of a message, if it counts.
-    async fn turn_of(&self, talk: &Talk, message: MessageId, seq: u64) -> PortResult<Option<Turn>> {
-        if seq <= talk.1.0 || seq > talk.0.last_seq {
-            return Ok(None);
+    /// The turn of a message, if it counts. Where it is said to be a late owner may have said last: it is looked for near
+    /// that place then, as owners differ only in what they did while one of them was late.
+    pub(super) async fn turn_of(
+        &self,
+        talk: &Talk,
+        message: MessageId,
+        seq: u64,
+    ) -> PortResult<Option<(Turn, Vec<Spot>)>> {
+        let kept = |seq| seq > talk.gone.0 && seq <= talk.row.last_seq;
+        if kept(seq)
+            && let Some(found) = self.turn_at(talk, seq).await?.filter(|(turn, _)| turn.message.id == message)
+        {
+            return Ok(Some(found));
         }
-        Ok(self.turn_at(talk.0.id, seq).await?.filter(|turn| turn.message.id == message))
+        let (low, high) = (seq.saturating_sub(NEAR).max(1), seq.saturating_add(NEAR).min(talk.row.last_seq));
+        for bucket in keys::bucket(low)..=keys::bucket(high) {
+            let near = (low.max(keys::first_of(bucket)), high.min(keys::first_of(bucket + 1) - 1));
+            let (_, (least, most)) = talk.path.columns(false, near.0, near.1);
+            let rows = self.cql.pages::<(i64, Option<Vec<u8>>)>(Pick::TurnsNear, (talk.row.id.0, bucket, least, most));
+            for (column, bytes) in rows.await? {
+                if talk.path.counts(column).is_some_and(kept) {
+                    let found = unturn(bytes)?;
+                    if found.0.message.id == message {
+                        return Ok(Some(found));
+                    }
+                }
+            }
+        }
+        Ok(None)
     }
 
     async fn around(&self, id: ConversationId, message: MessageId, limit: usize) -> PortResult<Option<Around>> {
@@ -281,8 +341,8 @@ impl Shared {
         let spot = self.spots(&[message]).await?.remove(&message);
         let Some((_, seq)) = spot.filter(|(of, _)| *of == id) else { return Ok(None) };
         let Some(talk) = self.talk(id).await? else { return Ok(None) };
-        let Some(turn) = self.turn_of(&talk, message, seq).await? else { return Ok(None) };
-        let seq = turn.of.unwrap_or(seq);
+        let Some((turn, _)) = self.turn_of(&talk, message, seq).await? else { return Ok(None) };
+        let seq = turn.of.unwrap_or(turn.seq);
         let newest = self.thread(&talk, Order::Newest, Some(seq), limit);
         let oldest = self.thread(&talk, Order::Oldest, Some(seq.saturating_sub(1)), limit);
         let (newest, oldest) = futures::try_join!(newest, oldest)?;
@@ -293,7 +353,7 @@ impl Shared {
         let Some((id, seq)) = spot else { return Ok(None) };
         let Some(talk) = self.talk(id).await? else { return Ok(None) };
         match self.turn_of(&talk, message, seq).await? {
-            Some(turn) if turn.is_shown() => Ok(self.shown(&talk.0, vec![turn]).await?.pop()),
+            Some((turn, _)) if turn.is_shown() => Ok(self.shown(&talk, vec![turn]).await?.pop()),
             _ => Ok(None),
         }
     }
@@ -312,9 +372,10 @@ impl Shared {
         let stamp = self.stamp(partition).await?;
         let mut rows = Vec::with_capacity(last.len());
         for (id, seq) in last {
-            let (Some((_, gone)), Some(turn)) = (self.talk(id).await?, self.turn_at(id, seq).await?) else { continue };
-            let now: Gone = gone.max((seq, turn.to_mobile, turn.to_business));
-            if now != gone {
+            let Some(talk) = self.talk(id).await? else { continue };
+            let Some((turn, _)) = self.turn_at(&talk, seq).await? else { continue };
+            let now: Gone = talk.gone.max((seq, turn.to_mobile, turn.to_business));
+            if now != talk.gone {
                 rows.push(Write::new(Pick::TalkGone, vec![Uuid(id.0), Blob(blob(&now)), BigInt(stamp)]));
             }
         }
@@ -341,7 +402,16 @@ fn side_of(row: &Conversation, user: &UserId) -> Option<Side> {
 impl Conversations for ScyllaHistory {
     async fn conversations(&self, ids: &[ConversationId]) -> PortResult<Vec<Option<Conversation>>> {
         let found = self.shared.talks_of(ids.to_vec()).await?;
-        Ok(found.into_iter().map(|talk| talk.map(|(row, _)| row)).collect())
+        Ok(found.into_iter().map(|talk| talk.map(|talk| talk.row)).collect())
+    }
+
+    async fn owned(&self, asked: &[(ConversationId, Vec<Inbox>)]) -> PortResult<Vec<Option<Conversation>>> {
+        let owned = self.shared.owned();
+        self.shared.taken(asked, &owned).await
+    }
+
+    async fn counted(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Counted>>> {
+        self.shared.counted(ids).await
     }
 
     async fn by_user(
@@ -366,7 +436,7 @@ impl Conversations for ScyllaHistory {
             let found = self.shared.talks_of(some.iter().map(|place| place.id).collect()).await?;
             // A place may be ahead of its row, which is being written, or a late owner's.
             let fits = |row: &Conversation| side_of(row, user).is_some_and(|side| row.half(side).archived == archived);
-            rows.extend(found.into_iter().flatten().map(|(row, _)| row).filter(fits));
+            rows.extend(found.into_iter().flatten().map(|talk| talk.row).filter(fits));
             (last, rest) = (some.last().copied(), later);
         }
         Ok(Page { rows, next: last.filter(|_| !rest.is_empty()) })
@@ -398,7 +468,7 @@ impl Conversations for ScyllaHistory {
     async fn unread_total(&self, user: &UserId) -> PortResult<u64> {
         let waiting = self.shared.list(user).await?.into_iter().filter(|row| row.2 > 0).map(|row| row.0.id);
         let found = self.shared.talks_of(waiting.collect()).await?;
-        let unread = |(row, _): Talk| side_of(&row, user).map_or(0, |side| row.half(side).unread());
+        let unread = |Talk { row, .. }| side_of(&row, user).map_or(0, |side| row.half(side).unread());
         Ok(found.into_iter().flatten().map(unread).sum())
     }
 

@@ -15,6 +15,7 @@ use super::{
     ScyllaHistory,
     counts::Counted,
     keys,
+    reading::Found,
     rows::{EntryHead, Place, unblob},
     session::{Write, broken},
     shared::{Head, READS, Shared},
@@ -22,6 +23,8 @@ use super::{
     writes,
 };
 
+/// How far from where a late owner wrote it an entry is looked for: more than what was on its way when it was overtaken.
+pub(super) const NEAR: u64 = 128;
 /// How often a takeover is tried while others take the same partition over.
 const TRIES: usize = 20;
 
@@ -48,7 +51,7 @@ impl Shared {
 
     /// The ends of inboxes, for who owned these partitions when it asked. A takeover that ends while the question waits is
     /// another's: sealed under it, an end would shut out an owner that came in between and is rightful.
-    async fn ends(&self, inboxes: &[Inbox], owned: &BTreeMap<Partition, Epoch>) -> PortResult<Vec<Tail>> {
+    pub(super) async fn ends(&self, inboxes: &[Inbox], owned: &BTreeMap<Partition, Epoch>) -> PortResult<Vec<Tail>> {
         let seals = inboxes.iter().any(|inbox| owned.contains_key(&inbox.partition));
         let _alone = if seals { Some(self.sealing.lock().await) } else { None };
         let asked = inboxes.iter().cloned().map(|inbox| async move {
@@ -78,7 +81,7 @@ impl Shared {
 
     /// The entry that an id's row names, if it stands: the row alone proves nothing, as both are written at once and an
     /// owner may have died in between.
-    async fn entry_head(&self, inbox: &Inbox, at: Position, head: &Head) -> PortResult<Option<EntryHead>> {
+    pub(super) async fn entry_head(&self, inbox: &Inbox, at: Position, head: &Head) -> PortResult<Option<EntryHead>> {
         if !head.has(at) {
             return Ok(None);
         }
@@ -89,20 +92,35 @@ impl Shared {
         head.map(|bytes| unblob(&bytes)).transpose().map_err(|why| broken("entries_by_inbox", &why))
     }
 
+    /// An entry near the place that an id's row names and where it does not stand: a late owner that wrote it again may have
+    /// been the last to say where.
+    async fn near(&self, inbox: &Inbox, at: Position, head: &Head, id: MessageId) -> PortResult<Option<Found>> {
+        if at.n <= head.ledger.gone.n || head.forks.is_live(at) {
+            return Ok(None);
+        }
+        let from = at.n.saturating_sub(NEAR).max(1);
+        let entries = self.gather(&keys::inbox(inbox), head, from, NEAR as usize * 2).await?;
+        Ok(entries.into_iter().find(|found| found.message.id == id))
+    }
+
     async fn heads_of(&self, places: &HashMap<MessageId, Place>) -> PortResult<HashMap<Inbox, Head>> {
         let placed = places.values().filter(|place| place.position.is_some());
         let inboxes: HashSet<Inbox> = placed.filter_map(|place| place.inbox.clone()).collect();
         self.heads(inboxes).await
     }
 
-    async fn known_one(&self, place: &Place, heads: &HashMap<Inbox, Head>) -> PortResult<Option<Known>> {
+    async fn known_one(&self, id: MessageId, place: &Place, heads: &HashMap<Inbox, Head>) -> PortResult<Option<Known>> {
         let Some(head) = place.head else { return Ok(None) };
         let fingerprint = head.fingerprint;
         if let (Some(inbox), Some(at)) = (&place.inbox, place.position)
             && let Some(head) = heads.get(inbox)
-            && self.entry_head(inbox, at, head).await?.is_some()
         {
-            return Ok(Some(Known { fingerprint, position: Some(at) }));
+            if self.entry_head(inbox, at, head).await?.is_some() {
+                return Ok(Some(Known { fingerprint, position: Some(at) }));
+            }
+            if let Some(found) = self.near(inbox, at, head, id).await? {
+                return Ok(Some(Known { fingerprint, position: Some(found.position) }));
+            }
         }
         let gone = |head: &Head| place.position.is_some_and(|at| at.n <= head.ledger.gone.n);
         let removed = place.inbox.as_ref().and_then(|inbox| heads.get(inbox)).is_some_and(gone);
@@ -136,12 +154,12 @@ impl Shared {
                 }
             }
         }
-        let asked: Vec<_> = ids.iter().map(|id| places.get(id).cloned()).collect();
-        let asked = asked.into_iter().map(|place| {
+        let asked: Vec<_> = ids.iter().map(|id| (*id, places.get(id).cloned())).collect();
+        let asked = asked.into_iter().map(|(id, place)| {
             let heads = &heads;
             async move {
                 match place {
-                    Some(place) => self.known_one(&place, heads).await,
+                    Some(place) => self.known_one(id, &place, heads).await,
                     None => Ok(None),
                 }
             }
@@ -149,7 +167,12 @@ impl Shared {
         stream::iter(asked).buffered(READS).try_collect().await
     }
 
-    async fn placed_one(&self, place: &Place, heads: &HashMap<Inbox, Head>) -> PortResult<Option<Placed>> {
+    async fn placed_one(
+        &self,
+        id: MessageId,
+        place: &Place,
+        heads: &HashMap<Inbox, Head>,
+    ) -> PortResult<Option<Placed>> {
         type Row = (Option<Vec<u8>>, Option<Vec<u8>>);
         let (Some(inbox), Some(known)) = (&place.inbox, place.head) else { return Ok(None) };
         if let Some(at) = place.position {
@@ -170,6 +193,12 @@ impl Shared {
                     return Ok(Some(Placed { message, inbox, position: Some(at), prev, recorded_at, seq, state }));
                 }
             }
+            if let Some(Found { position, head, message }) = self.near(inbox, at, head, id).await? {
+                let (inbox, state, prev, recorded_at) =
+                    (inbox.clone(), place.state.clone(), head.prev, head.recorded_at);
+                let (position, seq) = (Some(position), head.seq());
+                return Ok(Some(Placed { message, inbox, position, prev, recorded_at, seq, state }));
+            }
         }
         let placed = |message| Placed {
             message,
@@ -186,12 +215,12 @@ impl Shared {
     async fn placed(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Placed>>> {
         let places = self.places(ids).await?;
         let heads = self.heads_of(&places).await?;
-        let asked: Vec<_> = ids.iter().map(|id| places.get(id).cloned()).collect();
-        let asked = asked.into_iter().map(|place| {
+        let asked: Vec<_> = ids.iter().map(|id| (*id, places.get(id).cloned())).collect();
+        let asked = asked.into_iter().map(|(id, place)| {
             let heads = &heads;
             async move {
                 match place {
-                    Some(place) => self.placed_one(&place, heads).await,
+                    Some(place) => self.placed_one(id, &place, heads).await,
                     None => Ok(None),
                 }
             }

@@ -2,8 +2,8 @@
 //!
 //! A round takes what waits, in the order in which it came, and sends it in few requests at once. While one is on its way
 //! the next gathers, so that many small calls become few large requests; up to [`ROUNDS`] are on their way together, never
-//! two that write to one inbox. Nothing of an inbox is written after a place whose write failed, until that was repeated: so
-//! what stands in the store is at any moment a whole chain, and whoever takes over finds its end.
+//! two that write to one inbox or conversation. Nothing of an inbox or a conversation is written after what failed there, until
+//! that was repeated: so what stands in the store is at any moment a whole chain, and whoever takes over finds its end.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -12,7 +12,7 @@ use std::{
 
 use futures::future::{join_all, try_join_all};
 use schemas::{
-    Inbox,
+    ConversationId, Inbox,
     port::{Entry, PortError, PortResult, Schedule},
 };
 use tokio::{
@@ -48,6 +48,18 @@ impl Job {
     }
 }
 
+/// What only one round at a time writes to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Touched {
+    Inbox(Inbox),
+    Talk(ConversationId),
+}
+
+fn touched(job: &Job) -> impl Iterator<Item = Touched> + '_ {
+    let inboxes = job.entries.iter().map(|entry| Touched::Inbox(entry.inbox.clone()));
+    inboxes.chain(job.schedule.conversations.iter().map(|row| Touched::Talk(row.id)))
+}
+
 /// The way in.
 pub(super) struct Recorder(mpsc::Sender<Job>);
 
@@ -76,7 +88,7 @@ type Ended = (Vec<Job>, PortResult<Vec<PortResult<()>>>);
 async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
     let mut waiting = VecDeque::<Job>::new();
     let mut rounds = JoinSet::<Ended>::new();
-    let mut busy = HashSet::<Inbox>::new();
+    let mut busy = HashSet::<Touched>::new();
     let mut open = true;
     while open || !waiting.is_empty() || !rounds.is_empty() {
         let size: usize = waiting.iter().map(Job::size).sum();
@@ -112,21 +124,22 @@ async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
 }
 
 /// The jobs of the next round, in order, up to the first that must wait. Jobs that may not be written are answered.
-fn take(shared: &Shared, waiting: &mut VecDeque<Job>, busy: &mut HashSet<Inbox>) -> Vec<Job> {
+fn take(shared: &Shared, waiting: &mut VecDeque<Job>, busy: &mut HashSet<Touched>) -> Vec<Job> {
     let (mut taken, mut size, mut fresh) = (Vec::new(), 0, HashSet::new());
     while let Some(job) = waiting.front() {
-        let clash = job.entries.iter().any(|entry| busy.contains(&entry.inbox));
+        let clash = !busy.is_empty() && touched(job).any(|it| busy.contains(&it));
         if clash || (size > 0 && size + job.size() > MOST) {
             break;
         }
         let Some(job) = waiting.pop_front() else { break };
         if let Err(why) = allowed(shared, &job.entries, &job.schedule) {
+            shared.rows.ended(&job.schedule, false);
             // Who asked may have gone.
             let _ = job.answer.send(Err(why));
             continue;
         }
         size += job.size();
-        fresh.extend(job.entries.iter().map(|entry| entry.inbox.clone()));
+        fresh.extend(touched(&job));
         taken.push(job);
     }
     busy.extend(fresh);
@@ -139,6 +152,7 @@ fn allowed(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResul
     for (partition, epoch) in of_entries.chain(schedule.epochs.iter().copied()) {
         shared.fence(partition, epoch)?;
     }
+    shared.rows.allow(schedule)?;
     let failed = shared.failed.lock();
     if failed.is_empty() {
         return Ok(());
@@ -156,10 +170,15 @@ fn allowed(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResul
 
 /// Answers the jobs of a round.
 #[allow(clippy::needless_pass_by_value, reason = "they are done with here")]
-fn end(shared: &Shared, jobs: Vec<Job>, outcome: PortResult<Vec<PortResult<()>>>, busy: &mut HashSet<Inbox>) {
+fn end(shared: &Shared, jobs: Vec<Job>, outcome: PortResult<Vec<PortResult<()>>>, busy: &mut HashSet<Touched>) {
+    for job in &jobs {
+        for done in touched(job) {
+            busy.remove(&done);
+        }
+        shared.rows.ended(&job.schedule, outcome.is_ok());
+    }
     let mut failed = shared.failed.lock();
     for entry in jobs.iter().flat_map(|job| &job.entries) {
-        busy.remove(&entry.inbox);
         match &outcome {
             Ok(_) => {
                 if let Some(places) = failed.get_mut(&entry.inbox) {
@@ -196,10 +215,11 @@ async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>>
         shared.cql.send_together(ends).await?;
     }
     drop(alone);
+    try_join_all(cut(plan.turns).into_iter().map(|request| shared.cql.send(request))).await?;
+    shared.cql.send_all(plan.talks).await?;
     for wave in waves(plan.units) {
         try_join_all(wave.into_iter().map(|request| shared.cql.send(request))).await?;
     }
-    shared.cql.send_all(plan.talks).await?;
     writes::done(shared, &entries, &schedules, plan.after);
     Ok(join_all(jobs.iter().map(|job| writes::take(shared, &job.entries, &job.schedule))).await)
 }

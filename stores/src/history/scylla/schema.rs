@@ -15,6 +15,7 @@ use crate::{OpenError, urls::Address};
 const VERSIONS: &[(i32, &str)] = &[
     (1, include_str!("../../../../schemas/cql/001_history.cql")),
     (2, include_str!("../../../../schemas/cql/002_installation.cql")),
+    (3, include_str!("../../../../schemas/cql/003_threads.cql")),
 ];
 /// How long one statement that changes the schema may take: servers agree on it among themselves.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -25,6 +25,7 @@ use super::{
     session::{Cql, Write, broken},
     statements::Pick,
 };
+use crate::history::unconfirmed::Unconfirmed;
 
 /// Ids of one slot asked for at once: ScyllaDB takes a hundred keys in one restriction.
 const IDS: usize = 100;
@@ -81,10 +82,14 @@ pub(super) struct Shared {
     pub(super) known: Mutex<Ages<MessageId, Known>>,
     /// Ends are sealed one call at a time: two that found different ones would contradict each other.
     pub(super) sealing: tokio::sync::Mutex<()>,
+    /// So are conversations.
+    pub(super) taking: tokio::sync::Mutex<()>,
     /// Rows that say of a bucket that it is used.
     pub(super) marks: Mutex<Ages<(String, i64), ()>>,
     /// Places whose write failed and was not repeated yet: nothing of their inbox is written after them.
     pub(super) failed: Mutex<HashMap<Inbox, BTreeSet<Position>>>,
+    /// The same of conversations.
+    pub(super) rows: Unconfirmed,
     pub(super) due: Mutex<HashMap<Partition, DueIndex>>,
     /// Conversations written lately: their versions, and who they were listed for.
     pub(super) talks: Mutex<Ages<ConversationId, Stand>>,
@@ -105,8 +110,10 @@ impl Shared {
             newest: Mutex::default(),
             known: Mutex::new(Ages::new(limits.cql_states)),
             sealing: tokio::sync::Mutex::default(),
+            taking: tokio::sync::Mutex::default(),
             marks: Mutex::new(Ages::new(MARKS)),
             failed: Mutex::default(),
+            rows: Unconfirmed::default(),
             due: Mutex::default(),
             talks: Mutex::new(Ages::new(limits.cql_states / 2)),
             ledgers: tokio::sync::Mutex::default(),

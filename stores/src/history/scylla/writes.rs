@@ -9,7 +9,7 @@ use schemas::{
 use scylla::value::CqlValue::{self, BigInt, Blob, Int, Text, Uuid};
 
 use super::{
-    conversations::{self, Stand},
+    conversations::{self, Spot, Stand},
     counts::Counted,
     due,
     facts::{self, counts_as_unread},
@@ -37,10 +37,12 @@ pub(super) struct Unit {
 pub(super) struct Plan {
     /// First, each all or none: how entries ended that are recorded with their end. Who reads the entry finds its state.
     pub(super) ends: Vec<Vec<Write>>,
-    /// Then entries, turns and whatever leads to them.
-    pub(super) units: Vec<Unit>,
+    /// Then turns and what leads to them, and places in lists.
+    pub(super) turns: Vec<Vec<Write>>,
     /// Then the rows of conversations, which never say more than there is.
     pub(super) talks: Vec<Write>,
+    /// Then entries and what leads to them: an inbox has no message whose thread lacks it.
+    pub(super) units: Vec<Unit>,
     pub(super) after: After,
 }
 
@@ -89,9 +91,19 @@ pub(super) async fn plan(shared: &Shared, entries: &[&Entry], schedules: &[&Sche
         }
     }
     if schedules.iter().any(|schedule| !schedule.conversations.is_empty()) {
-        plan.conversations(shared, schedules).await?;
+        plan.conversations(shared, entries, schedules).await?;
     }
     Ok(plan)
+}
+
+/// Where the entries of each turn stand.
+fn spots(entries: &[&Entry]) -> HashMap<MessageId, Vec<Spot>> {
+    let mut spots = HashMap::<_, Vec<Spot>>::new();
+    for entry in entries.iter().filter(|entry| entry.seq.is_some()) {
+        let copy = (!is_own(entry)).then(|| entry.inbox.user.clone());
+        spots.entry(entry.message.id).or_default().push((copy, entry.position));
+    }
+    spots
 }
 
 /// From where an owner goes on in an inbox.
@@ -233,9 +245,10 @@ impl Plan {
     }
 
     /// Rows of conversations, with their turns and their places in lists.
-    async fn conversations(&mut self, shared: &Shared, schedules: &[&Schedule]) -> PortResult<()> {
+    async fn conversations(&mut self, shared: &Shared, entries: &[&Entry], schedules: &[&Schedule]) -> PortResult<()> {
         let rows = || schedules.iter().flat_map(|schedule| &schedule.conversations);
         let mut stands = shared.stands(rows().map(|row| row.id).collect()).await?;
+        let spots = spots(entries);
         let mut last = BTreeMap::<ConversationId, &Conversation>::new();
         for schedule in schedules {
             let mut passed = HashSet::new();
@@ -246,19 +259,24 @@ impl Plan {
                     continue;
                 }
                 passed.remove(&row.id);
-                self.units.push(Unit { inbox: None, rows: conversations::listed(row, before) });
-                stands.insert(row.id, Stand::of(row));
+                self.turns.push(conversations::listed(row, before));
+                let mut path = before.map(|before| before.path.clone()).unwrap_or_default();
+                let turns = schedule.turns.iter().filter(|turn| turn.conversation == row.id);
+                let first = turns.map(|turn| turn.seq).min().unwrap_or(row.last_seq + 1);
+                path.take(row.version.epoch(), if before.is_some() { first } else { 1 });
+                stands.insert(row.id, Stand::of(row, path));
                 last.insert(row.id, row);
             }
             for turn in schedule.turns.iter().filter(|turn| !passed.contains(&turn.conversation)) {
                 let epoch = turn.version.epoch();
-                let rows = conversations::turn_rows(turn, shared.ttl, shared.stamps.next(epoch));
-                self.units.push(Unit { inbox: None, rows });
+                let here = spots.get(&turn.message.id).map_or(&[][..], Vec::as_slice);
+                self.turns.push(conversations::turn_rows(turn, here, shared.ttl, shared.stamps.next(epoch)));
             }
         }
         for (id, row) in last {
-            self.talks.push(conversations::row(row));
-            self.after.stands.push((id, Stand::of(row)));
+            let Some(stand) = stands.remove(&id) else { continue };
+            self.talks.push(conversations::row(row, &stand.path, row.version));
+            self.after.stands.push((id, stand));
         }
         Ok(())
     }

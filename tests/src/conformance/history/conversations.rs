@@ -17,7 +17,7 @@ async fn one(history: &dyn History, id: ConversationId) -> Option<Conversation> 
     history.conversations(&[id]).await.unwrap().remove(0)
 }
 
-async fn list(history: &dyn History, user: &UserId, archived: bool, limit: usize) -> Vec<Conversation> {
+pub(super) async fn list(history: &dyn History, user: &UserId, archived: bool, limit: usize) -> Vec<Conversation> {
     let (mut from, mut rows) = (None::<ByActivity>, Vec::new());
     loop {
         let page = history.by_user(user, archived, from, limit).await.unwrap();
@@ -30,7 +30,7 @@ async fn list(history: &dyn History, user: &UserId, archived: bool, limit: usize
     }
 }
 
-async fn thread(history: &dyn History, id: ConversationId, order: Order, limit: usize) -> Vec<Shown> {
+pub(super) async fn thread(history: &dyn History, id: ConversationId, order: Order, limit: usize) -> Vec<Shown> {
     let (mut from, mut rows) = (None, Vec::new());
     loop {
         let page = history.turns(id, order, from, limit).await.unwrap();

@@ -63,6 +63,34 @@ impl Desk {
         Pair { tenant: self.tenant.clone(), business, mobile: phone(mobile) }
     }
 
+    /// Somebody else takes its partition over, with a handle to the same store: told what stands of these conversations, and
+    /// the ends of these users' inboxes. It knows what was said, and keeps the model from now on.
+    pub async fn successor(&mut self, history: &dyn History, pairs: &[Pair], users: &[UserId]) -> Self {
+        let epoch = history.take_over(&[self.partition]).await.expect("taken over")[0];
+        let inboxes: Vec<_> =
+            users.iter().map(|user| Inbox { user: user.clone(), partition: self.partition }).collect();
+        let asked: Vec<_> = pairs.iter().map(|pair| (pair.id(), inboxes.clone())).collect();
+        let told = history.owned(&asked).await.expect("told");
+        let tails = history.tails(&inboxes).await.expect("told");
+        Self {
+            tenant: self.tenant.clone(),
+            epoch,
+            now: self.now,
+            rows: told.into_iter().flatten().map(|row| (row.id, row)).collect(),
+            model: std::mem::take(&mut self.model),
+            originals: self.originals.clone(),
+            counts: self.counts.clone(),
+            tails: inboxes.into_iter().zip(tails).map(|(inbox, tail)| (inbox, tail.position)).collect(),
+            ..Self::new(self.partition.0)
+        }
+    }
+
+    /// An entry of a turn that stands, in an inbox that lacks it.
+    pub fn complete(&mut self, turn: &Turn, inbox: &Inbox) {
+        let message = Message::clone(&turn.message);
+        self.entry(message, Some(inbox.user.clone()), Some(turn.seq));
+    }
+
     fn name(&mut self) -> MessageId {
         self.names += 1;
         MessageId(Uuid::from_u128(self.names))
@@ -81,6 +109,12 @@ impl Desk {
     /// A message; who writes for the business is whoever it is assigned to.
     pub fn say(&mut self, pair: &Pair, from: Side, body: &str) -> Result<MessageId, Refused> {
         let id = self.name();
+        self.say_again(pair, from, body, id)?;
+        Ok(id)
+    }
+
+    /// A message of this name, which somebody else may have recorded.
+    pub fn say_again(&mut self, pair: &Pair, from: Side, body: &str, id: MessageId) -> Result<(), Refused> {
         let (epoch, now) = (self.epoch, self.now);
         let row = self.open(pair);
         let (from_user, to) = (row.user(from), row.user(from.other()));
@@ -104,7 +138,21 @@ impl Desk {
         let act = schemas::conversation::Act::Message { id, content: &message.content };
         row.apply(&message.from.clone(), &act, &ChatLimits::default(), epoch, now)?;
         self.turn(pair.id(), message, None, &[from_user]);
-        Ok(id)
+        Ok(())
+    }
+
+    /// Somebody who takes its partition over, reads what stands, and sleeps before it is told of it.
+    pub async fn sleeper(&self, history: &dyn History) -> Self {
+        Self {
+            tenant: self.tenant.clone(),
+            epoch: history.take_over(&[self.partition]).await.expect("taken over")[0],
+            now: self.now,
+            rows: self.rows.clone(),
+            originals: self.originals.clone(),
+            counts: self.counts.clone(),
+            tails: self.tails.clone(),
+            ..Self::new(self.partition.0)
+        }
     }
 
     /// A command, as its owner applies it.
@@ -199,7 +247,8 @@ impl Desk {
 
     /// What was gathered, for one call.
     pub fn take(&mut self) -> (Vec<Entry>, Schedule) {
-        (std::mem::take(&mut self.entries), std::mem::take(&mut self.schedule))
+        let epochs = BTreeSet::from([(self.partition, self.epoch)]);
+        (std::mem::take(&mut self.entries), Schedule { epochs, ..std::mem::take(&mut self.schedule) })
     }
 
     /// Records what was gathered, here and in the model.

@@ -1,0 +1,231 @@
+//! Conversations of the history that two processes write to. Where late owners are left aside, a batch is written in steps,
+//! between which its process may be frozen: turns and rows first, entries later; and what an owner is told is sealed before,
+//! inboxes first and then the row. A turn stands by its number and the epoch of who wrote it; the row says whose count.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use async_trait::async_trait;
+use schemas::{
+    Conversation, ConversationId, Epoch, Inbox, MessageId, State, Timestamp, UserId,
+    conversation::{Shown, Turn, Version},
+    port::*,
+};
+
+use super::store::{Kept, Store};
+
+/// From which number on whose turns count, oldest first.
+pub(super) type Path = Vec<(Epoch, u64)>;
+
+/// One conversation.
+#[derive(Default)]
+pub(super) struct Thread {
+    /// The largest that was written.
+    time: Version,
+    row: Option<Conversation>,
+    path: Path,
+    turns: BTreeMap<(u64, Epoch), (Turn, Vec<Inbox>)>,
+}
+
+fn take(path: &mut Path, epoch: Epoch, first: u64) {
+    if path.last().is_none_or(|last| last.0 < epoch) {
+        path.retain(|fork| fork.1 < first);
+        path.push((epoch, first));
+    }
+}
+
+impl Thread {
+    /// What a reader sees; a number without its turn is a panic.
+    pub(super) fn said(&self) -> Vec<&Turn> {
+        let last = self.row.as_ref().map_or(0, |row| row.last_seq);
+        (1..=last).map(|seq| &self.at(seq).unwrap_or_else(|| panic!("no turn {seq} of {last}")).0).collect()
+    }
+
+    pub(super) fn row(&self) -> Option<&Conversation> {
+        self.row.as_ref()
+    }
+
+    fn at(&self, seq: u64) -> Option<&(Turn, Vec<Inbox>)> {
+        let (epoch, _) = self.path.iter().rev().find(|fork| fork.1 <= seq)?;
+        self.turns.get(&(seq, *epoch))
+    }
+
+    fn find(&self, id: MessageId) -> Option<&(Turn, Vec<Inbox>)> {
+        let last = self.row.as_ref().map_or(0, |row| row.last_seq);
+        (1..=last).filter_map(|seq| self.at(seq)).find(|(turn, _)| turn.message.id == id)
+    }
+
+    fn put(&mut self, row: Conversation, path: Path, time: Version) {
+        if time > self.time {
+            (self.time, self.row, self.path) = (time, Some(row), path);
+        }
+    }
+}
+
+/// What a process remembers of what it wrote, as long as it has not taken over anew.
+#[derive(Default)]
+pub(super) struct Stands {
+    written: HashMap<ConversationId, (Version, Path)>,
+    /// Rows that failed and were not repeated yet.
+    failed: BTreeMap<ConversationId, BTreeSet<Version>>,
+}
+
+impl Stands {
+    /// Others may have written since. What failed under a takeover that is still on is to be repeated all the same.
+    pub(super) fn forget(&mut self) {
+        self.written.clear();
+    }
+
+    /// Nothing of a conversation is taken after a row that failed.
+    pub(super) fn allows(&self, schedule: &Schedule) -> bool {
+        schedule.conversations.iter().all(|row| {
+            let mut failed = self.failed.get(&row.id).into_iter().flatten();
+            failed.all(|version| version.epoch() != row.version.epoch() || *version >= row.version)
+        })
+    }
+
+    pub(super) fn ended(&mut self, schedule: &Schedule, stands: bool) {
+        for row in &schedule.conversations {
+            let failed = self.failed.entry(row.id).or_default();
+            if stands {
+                failed.remove(&row.version)
+            } else {
+                failed.insert(row.version)
+            };
+        }
+    }
+}
+
+/// Writes the conversations of a batch. An older row than stands is passed over, with its turns.
+pub(super) fn record(kept: &mut Kept, stands: &mut Stands, entries: &[Entry], schedule: &Schedule) {
+    for row in &schedule.conversations {
+        let thread = kept.threads.entry(row.id).or_default();
+        let (before, mut path) = stands.written.get(&row.id).cloned().unwrap_or((thread.time, thread.path.clone()));
+        if before >= row.version {
+            continue;
+        }
+        let turns = || schedule.turns.iter().filter(|turn| turn.conversation == row.id);
+        take(&mut path, row.version.epoch(), turns().map(|turn| turn.seq).min().unwrap_or(row.last_seq + 1));
+        for turn in turns() {
+            let mine = entries.iter().filter(|entry| entry.message.id == turn.message.id);
+            let spots = mine.map(|entry| entry.inbox.clone()).collect();
+            thread.turns.insert((turn.seq, turn.version.epoch()), (turn.clone(), spots));
+        }
+        thread.put(row.clone(), path.clone(), row.version);
+        stands.written.insert(row.id, (row.version, path));
+    }
+}
+
+#[async_trait]
+impl Conversations for Store {
+    async fn conversations(&self, ids: &[ConversationId]) -> PortResult<Vec<Option<Conversation>>> {
+        self.ice.thawed().await;
+        let kept = self.kept.lock();
+        Ok(ids.iter().map(|id| kept.threads.get(id)?.row.clone()).collect())
+    }
+
+    async fn owned(&self, asked: &[(ConversationId, Vec<Inbox>)]) -> PortResult<Vec<Option<Conversation>>> {
+        let mine = self.mine.lock().clone();
+        // One call of a process at a time: two that seal what they read would contradict each other.
+        let _alone = self.taking.lock().await;
+        let mut rows = Vec::with_capacity(asked.len());
+        for (id, inboxes) in asked {
+            self.tails(inboxes).await?;
+            let (row, mut path) = {
+                let kept = self.kept.lock();
+                match kept.threads.get(id) {
+                    Some(Thread { row: Some(row), path, .. }) => (row.clone(), path.clone()),
+                    _ => {
+                        rows.push(None);
+                        continue;
+                    }
+                }
+            };
+            let own = mine.get(&row.partition).copied().unwrap_or_default();
+            if !self.strict && path.last().is_none_or(|last| last.0 < own) {
+                // Read and sealed in two steps.
+                self.ice.thawed().await;
+                take(&mut path, own, row.last_seq + 1);
+                let sealed = row.version.under(own);
+                let mut kept = self.kept.lock();
+                kept.threads.entry(*id).or_default().put(row.clone(), path.clone(), sealed);
+                self.stands.lock().written.insert(*id, (sealed, path));
+            }
+            rows.push(Some(row));
+        }
+        self.ice.thawed().await;
+        Ok(rows)
+    }
+
+    async fn counted(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Counted>>> {
+        self.ice.thawed().await;
+        let kept = self.kept.lock();
+        let one = |id: &MessageId| {
+            let (turn, spots) = kept.threads.values().find_map(|thread| thread.find(*id))?;
+            let has = |inbox: &Inbox| kept.chain(inbox).iter().any(|entry| entry.message.id == *id);
+            let missing = spots.iter().filter(|inbox| !has(inbox)).cloned().collect();
+            Some(Counted { turn: turn.clone(), missing })
+        };
+        Ok(ids.iter().map(|id| if self.strict { None } else { one(id) }).collect())
+    }
+
+    async fn by_user(
+        &self,
+        _: &UserId,
+        _: bool,
+        _: Option<ByActivity>,
+        _: usize,
+    ) -> PortResult<Page<Conversation, ByActivity>> {
+        Ok(Page { rows: Vec::new(), next: None })
+    }
+
+    async fn turns(
+        &self,
+        id: ConversationId,
+        order: Order,
+        from: Option<u64>,
+        limit: usize,
+    ) -> PortResult<Page<Shown, u64>> {
+        self.ice.thawed().await;
+        assert_eq!(order, Order::Newest, "an owner reads no other way");
+        let kept = self.kept.lock();
+        let turns = kept.threads.get(&id).map(Thread::said).unwrap_or_default();
+        let before = turns.into_iter().rev().filter(|turn| from.is_none_or(|from| turn.seq < from));
+        let shown = before.filter(|turn| turn.is_shown()).take(limit);
+        Ok(Page { rows: shown.map(|turn| Shown::of(turn.clone(), State::default(), [])).collect(), next: None })
+    }
+
+    async fn around(&self, _: ConversationId, _: MessageId, _: usize) -> PortResult<Option<Around>> {
+        Ok(None)
+    }
+
+    async fn said(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Shown>>> {
+        self.ice.thawed().await;
+        let kept = self.kept.lock();
+        let one = |id: &MessageId| {
+            let (turn, _) = kept.threads.values().find_map(|thread| thread.find(*id))?;
+            turn.is_shown().then(|| Shown::of(turn.clone(), State::default(), []))
+        };
+        Ok(ids.iter().map(one).collect())
+    }
+
+    async fn unread_total(&self, _: &UserId) -> PortResult<u64> {
+        Ok(0)
+    }
+
+    async fn list_mark(&self, _: &UserId, _: bool, _: usize) -> PortResult<Option<ListMark>> {
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl People for Store {
+    async fn people(&self, users: &[UserId]) -> PortResult<Vec<Person>> {
+        Ok(vec![Person::default(); users.len()])
+    }
+    async fn prefer(&self, _: &UserId, _: bool) -> PortResult<()> {
+        Ok(())
+    }
+    async fn seen(&self, _: &[(UserId, Timestamp)]) -> PortResult<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! Taking conversations over: the row is sealed before its owner is told of it, as the ends of inboxes are.
+//!
+//! First the ends of its inboxes and then the row, because a recorder writes the other way round: an entry that stands before
+//! such an end is counted by such a row. What the row counts may then lack entries, which an owner that was overtaken wrote
+//! where the end was told already, or never came to write. The message comes again from the log, and [`Shared::counted`]
+//! says what is missing.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use schemas::{
+    Conversation, ConversationId, Epoch, Inbox, MessageId, Partition, Position,
+    conversation::Side,
+    port::{Counted, PortResult},
+};
+
+use super::{
+    conversations::{self, Stand, Talk},
+    shared::{READS, Shared},
+    threads,
+};
+
+/// What this process owned when it was asked.
+type Owned = BTreeMap<Partition, Epoch>;
+
+impl Shared {
+    /// The rows of conversations for their owner.
+    pub(super) async fn taken(
+        &self,
+        asked: &[(ConversationId, Vec<Inbox>)],
+        owned: &Owned,
+    ) -> PortResult<Vec<Option<Conversation>>> {
+        let _alone = self.taking.lock().await;
+        stream::iter(asked.to_vec())
+            .map(|(id, inboxes)| self.taken_one(id, inboxes, owned))
+            .buffered(READS)
+            .try_collect()
+            .await
+    }
+
+    async fn taken_one(
+        &self,
+        id: ConversationId,
+        mut sealed: Vec<Inbox>,
+        owned: &Owned,
+    ) -> PortResult<Option<Conversation>> {
+        self.ends(&sealed, owned).await?;
+        loop {
+            let Some(talk) = self.talk(id).await? else { return Ok(None) };
+            let Some(own) = owned.get(&talk.row.partition).filter(|own| talk.path.newest() < **own) else {
+                return Ok(Some(Conversation { version: talk.changed, ..talk.row }));
+            };
+            let partition = talk.row.partition;
+            let sides = Side::BOTH.map(|side| Inbox { user: talk.row.user(side), partition });
+            let open: Vec<_> = sides.into_iter().filter(|inbox| !sealed.contains(inbox)).collect();
+            if open.is_empty() {
+                return self.seal(talk, *own).await.map(Some);
+            }
+            // They are known by the row alone, which may have changed until their ends were sealed.
+            self.ends(&open, owned).await?;
+            sealed.extend(open);
+        }
+    }
+
+    /// From now on what older owners write is not in it: the row is written as it is with the epoch of its owner, and its
+    /// places in lists are, so that they stand whatever older owners write there.
+    async fn seal(&self, talk: Talk, own: Epoch) -> PortResult<Conversation> {
+        let Talk { row, changed, mut path, gone } = talk;
+        path.take(own, row.last_seq + 1);
+        path.forget(gone.0);
+        let shown = Conversation { version: threads::sealed(changed, &path), ..row };
+        let row = Conversation { version: changed, ..shown.clone() };
+        self.cql.send_all(conversations::listed(&shown, None)).await?;
+        self.cql.send(vec![conversations::row(&row, &path, shown.version)]).await?;
+        self.talks.lock().put(row.id, Stand::of(&shown, path));
+        Ok(row)
+    }
+
+    /// What threads have of messages, and where their entries are missing.
+    pub(super) async fn counted(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Counted>>> {
+        let spots = self.spots(ids).await?;
+        let asked: Vec<_> = ids.iter().map(|id| (*id, spots.get(id).copied())).collect();
+        stream::iter(asked).map(|(id, spot)| self.counted_one(id, spot)).buffered(READS).try_collect().await
+    }
+
+    async fn counted_one(&self, id: MessageId, spot: Option<(ConversationId, u64)>) -> PortResult<Option<Counted>> {
+        let Some((of, seq)) = spot else { return Ok(None) };
+        let Some(talk) = self.talk(of).await? else { return Ok(None) };
+        let Some((turn, spots)) = self.turn_of(&talk, id, seq).await? else { return Ok(None) };
+        let mut missing = Vec::new();
+        for (copy, at) in spots {
+            let own = copy.is_none();
+            let user = copy.unwrap_or_else(|| turn.message.to.clone());
+            let inbox = Inbox { user, partition: talk.row.partition };
+            let stands = self.has_entry(&inbox, at).await? || (own && self.has_another(id, &inbox).await?);
+            if !stands {
+                missing.push(inbox);
+            }
+        }
+        Ok(Some(Counted { turn, missing }))
+    }
+
+    /// Whether an entry stands there, or was removed by retention.
+    async fn has_entry(&self, inbox: &Inbox, at: Position) -> PortResult<bool> {
+        let head = self.head(&super::keys::inbox(inbox)).await?;
+        Ok(at.n <= head.ledger.gone.n || self.entry_head(inbox, at, &head).await?.is_some())
+    }
+
+    /// Whether somebody who took over before wrote the entry again.
+    async fn has_another(&self, id: MessageId, inbox: &Inbox) -> PortResult<bool> {
+        let place = self.places(&[id]).await?.remove(&id);
+        match place.and_then(|place| place.position) {
+            Some(at) => self.has_entry(inbox, at).await,
+            None => Ok(false),
+        }
+    }
+}
