@@ -250,16 +250,16 @@ impl Inboxes for Store {
     async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
         let line = self.line.lock().await;
         self.ice.thawed().await;
-        let allowed = self.stands.lock().allows(schedule);
+        let allowed = self.stands.lock().allows(entries, schedule);
         let begun = match allowed {
             true => self.begin(entries, schedule),
             false => Err(PortError::Unavailable("an earlier row is not confirmed yet".into())),
         };
-        self.stands.lock().ended(schedule, begun.is_ok());
+        self.stands.lock().ended(entries, schedule, begun.is_ok());
         drop(line);
         let outcome = self.finish(entries, schedule, begun?).await;
         if outcome.is_err() {
-            self.stands.lock().ended(schedule, false);
+            self.stands.lock().ended(entries, schedule, false);
         }
         outcome
     }

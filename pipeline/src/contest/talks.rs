@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use schemas::{
-    Conversation, ConversationId, Epoch, Inbox, MessageId, State, Timestamp, UserId,
+    Conversation, ConversationId, Epoch, Inbox, MessageId, Position, State, Timestamp, UserId,
     conversation::{Shown, Turn, Version},
     port::*,
 };
@@ -67,6 +67,8 @@ pub(super) struct Stands {
     written: HashMap<ConversationId, (Version, Path)>,
     /// Rows that failed and were not repeated yet.
     failed: BTreeMap<ConversationId, BTreeSet<Version>>,
+    /// Places of inboxes that are so.
+    unplaced: BTreeMap<Inbox, BTreeSet<Position>>,
 }
 
 impl Stands {
@@ -75,15 +77,30 @@ impl Stands {
         self.written.clear();
     }
 
-    /// Nothing of a conversation is taken after a row that failed.
-    pub(super) fn allows(&self, schedule: &Schedule) -> bool {
-        schedule.conversations.iter().all(|row| {
+    /// Nothing of a conversation is taken after a row that failed, and nothing of an inbox after such a place.
+    pub(super) fn allows(&self, entries: &[Entry], schedule: &Schedule) -> bool {
+        let rows = schedule.conversations.iter().all(|row| {
             let mut failed = self.failed.get(&row.id).into_iter().flatten();
             failed.all(|version| version.epoch() != row.version.epoch() || *version >= row.version)
-        })
+        });
+        let mine = |inbox: &Inbox, at: &Position| entries.iter().any(|e| e.inbox == *inbox && e.position == *at);
+        let places = entries.iter().all(|entry| {
+            let mut failed = self.unplaced.get(&entry.inbox).into_iter().flatten();
+            let at = entry.position;
+            failed.all(|place| place.epoch != at.epoch || *place >= at || mine(&entry.inbox, place))
+        });
+        rows && places
     }
 
-    pub(super) fn ended(&mut self, schedule: &Schedule, stands: bool) {
+    pub(super) fn ended(&mut self, entries: &[Entry], schedule: &Schedule, stands: bool) {
+        for entry in entries {
+            let unplaced = self.unplaced.entry(entry.inbox.clone()).or_default();
+            if stands {
+                unplaced.remove(&entry.position)
+            } else {
+                unplaced.insert(entry.position)
+            };
+        }
         for row in &schedule.conversations {
             let failed = self.failed.entry(row.id).or_default();
             if stands {

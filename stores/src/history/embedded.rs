@@ -53,7 +53,7 @@ use schemas::{Clock, limits::StoreLimits};
 use self::{
     conversations::Threads, cursors::Moves, fence::Fence, rounds::Rounds, sizes::Sizes, tables::Tables, turns::Turns,
 };
-use super::unconfirmed::Unconfirmed;
+use super::unconfirmed;
 use crate::{OpenError, embedded::Engine};
 
 /// The history of this installation.
@@ -74,7 +74,8 @@ pub struct EmbeddedHistory {
     moves: Arc<Moves>,
     rounds: Rounds,
     threads: Arc<Threads>,
-    unconfirmed: Unconfirmed,
+    unconfirmed: unconfirmed::Rows,
+    unplaced: unconfirmed::Entries,
 }
 
 impl EmbeddedHistory {
@@ -89,7 +90,8 @@ impl EmbeddedHistory {
             line: tokio::sync::Mutex::default(),
             rare: tokio::sync::Mutex::default(),
             rounds: Rounds::default(),
-            unconfirmed: Unconfirmed::default(),
+            unconfirmed: unconfirmed::Rows::default(),
+            unplaced: unconfirmed::Entries::default(),
             threads: Arc::new(Threads::load(&tables, clock.mono())?),
             tables,
             clock,

@@ -16,7 +16,7 @@ use super::{
     rows::{Body, Head, Place},
     tables::{Tables, broken, decode, mark, pair, put, remove, strange, unread, weight},
 };
-use crate::embedded::Write;
+use crate::{embedded::Write, history::unconfirmed};
 
 /// What one call of `record` writes, and by how much it makes the counts grow.
 #[derive(Default)]
@@ -220,9 +220,10 @@ impl Inboxes for EmbeddedHistory {
         let (pending, moves, _turns) = {
             let _line = self.line.lock().await;
             self.fence.check(entries, schedule)?;
-            self.unconfirmed.allow(schedule)?;
             // Until it has its place in the queue: from there what is first stands first, or nothing more does.
-            self.unconfirmed.ended(schedule, false);
+            let mut taken = Taken { history: self, entries, schedule, stands: false };
+            self.unplaced.allow(unconfirmed::places(entries))?;
+            self.unconfirmed.allow(unconfirmed::rows(schedule))?;
             let ended = || entries.iter().filter(|entry| entry.end.is_some());
             let turns = self.turns.take(ended().map(|entry| entry.inbox.partition)).await;
             // Rows of one batch can be read one after the other: whoever meets an entry finds what belongs to it.
@@ -249,7 +250,7 @@ impl Inboxes for EmbeddedHistory {
                 Err(why) => Err(why),
             };
             let submitted = submitted.inspect_err(|_| self.sizes.add(-kept, -due))?;
-            self.unconfirmed.ended(schedule, true);
+            taken.stands = true;
             (submitted, moves, turns)
         };
         let ended = pending.wait().await;
@@ -292,5 +293,21 @@ impl Inboxes for EmbeddedHistory {
 
     async fn sizes(&self) -> PortResult<(u64, u64)> {
         Ok(self.sizes.now())
+    }
+}
+
+/// A batch on its way to its place in the queue. One that does not get there, whoever waits for it or not, has to be repeated
+/// before what follows it.
+struct Taken<'a> {
+    history: &'a EmbeddedHistory,
+    entries: &'a [Entry],
+    schedule: &'a Schedule,
+    stands: bool,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.history.unplaced.ended(unconfirmed::places(self.entries), self.stands);
+        self.history.unconfirmed.ended(unconfirmed::rows(self.schedule), self.stands);
     }
 }

@@ -25,6 +25,7 @@ use super::{
     shared::Shared,
     writes::{self, Unit},
 };
+use crate::history::unconfirmed;
 
 /// Calls that wait for their round; past that callers wait in line.
 const WAITING: usize = 1_024;
@@ -133,7 +134,7 @@ fn take(shared: &Shared, waiting: &mut VecDeque<Job>, busy: &mut HashSet<Touched
         }
         let Some(job) = waiting.pop_front() else { break };
         if let Err(why) = allowed(shared, &job.entries, &job.schedule) {
-            shared.rows.ended(&job.schedule, false);
+            shared.rows.ended(unconfirmed::rows(&job.schedule), false);
             // Who asked may have gone.
             let _ = job.answer.send(Err(why));
             continue;
@@ -152,7 +153,7 @@ fn allowed(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResul
     for (partition, epoch) in of_entries.chain(schedule.epochs.iter().copied()) {
         shared.fence(partition, epoch)?;
     }
-    shared.rows.allow(schedule)?;
+    shared.rows.allow(unconfirmed::rows(schedule))?;
     let failed = shared.failed.lock();
     if failed.is_empty() {
         return Ok(());
@@ -175,7 +176,7 @@ fn end(shared: &Shared, jobs: Vec<Job>, outcome: PortResult<Vec<PortResult<()>>>
         for done in touched(job) {
             busy.remove(&done);
         }
-        shared.rows.ended(&job.schedule, outcome.is_ok());
+        shared.rows.ended(unconfirmed::rows(&job.schedule), outcome.is_ok());
     }
     let mut failed = shared.failed.lock();
     for entry in jobs.iter().flat_map(|job| &job.entries) {

@@ -25,7 +25,7 @@ use super::{
     session::{Cql, Write, broken},
     statements::Pick,
 };
-use crate::history::unconfirmed::Unconfirmed;
+use crate::history::unconfirmed;
 
 /// Ids of one slot asked for at once: ScyllaDB takes a hundred keys in one restriction.
 const IDS: usize = 100;
@@ -89,7 +89,7 @@ pub(super) struct Shared {
     /// Places whose write failed and was not repeated yet: nothing of their inbox is written after them.
     pub(super) failed: Mutex<HashMap<Inbox, BTreeSet<Position>>>,
     /// The same of conversations.
-    pub(super) rows: Unconfirmed,
+    pub(super) rows: unconfirmed::Rows,
     pub(super) due: Mutex<HashMap<Partition, DueIndex>>,
     /// Conversations written lately: their versions, and who they were listed for.
     pub(super) talks: Mutex<Ages<ConversationId, Stand>>,
@@ -113,7 +113,7 @@ impl Shared {
             taking: tokio::sync::Mutex::default(),
             marks: Mutex::new(Ages::new(MARKS)),
             failed: Mutex::default(),
-            rows: Unconfirmed::default(),
+            rows: unconfirmed::Rows::default(),
             due: Mutex::default(),
             talks: Mutex::new(Ages::new(limits.cql_states / 2)),
             ledgers: tokio::sync::Mutex::default(),
