@@ -28,6 +28,10 @@ pub const METRICS: &[(&str, &str)] = &[
     ("esh3ar_facts_rejected_total", "Facts that the log or the history refused."),
     ("esh3ar_facts_unreadable_total", "Records of facts that could not be read."),
     ("esh3ar_history_requests_total", "Requests that wrote rows to a history of servers."),
+    (
+        "esh3ar_history_rounds_repeated_total",
+        "Writes to a history of servers that did not succeed and were repeated in their place.",
+    ),
     ("esh3ar_history_rows_total", "Rows written to a history of servers."),
     ("esh3ar_http_request_seconds", "Time to answer a request, by listener, route, method and status."),
     ("esh3ar_http_requests_total", "Requests answered, by listener, route, method and status."),

@@ -19,6 +19,7 @@ mod facts;
 mod forks;
 mod inboxes;
 mod keys;
+mod ledgers;
 mod people;
 mod reading;
 mod recorder;

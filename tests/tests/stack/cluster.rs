@@ -72,5 +72,8 @@ async fn nothing_is_lost_when_one_of_three_history_nodes_dies_or_stands_still() 
         Class::KillHistory,
         Class::KillPipeline,
     ];
-    drill((1, 3), faults).await;
+    let report = drill((1, 3), faults).await;
+    for class in [Class::KillHistory, Class::FreezeHistory] {
+        assert!(report.silence_ms(class) < 15_000, "{class}: {report:#?}");
+    }
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod chat;
 mod cluster;
 mod deploy;
 mod door;

@@ -87,7 +87,7 @@ impl Broadcasts for ScyllaHistory {
         if begun.state == BroadcastState::Running {
             // Before the header, so that no broadcast that stands is forgotten; one without a header is passed over.
             let row = vec![BigInt(begun.asked.accepted_at.0), Blob(key(id)), Int(shared.ttl)];
-            shared.cql.send(vec![Write::new(Pick::Running, row)]).await?;
+            shared.cql.send(&[Write::new(Pick::Running, row)]).await?;
         }
         let progress: Progress = (begun.expanded, begun.state);
         let count = i64::try_from(begun.recipients).unwrap_or(i64::MAX);
@@ -113,7 +113,7 @@ impl Broadcasts for ScyllaHistory {
             let found = found.map(|header| header.broadcast).filter(|there| there.asked.accepted_at.0 == at);
             if found.as_ref().is_some_and(|there| there.state != BroadcastState::Running) {
                 // Its end was written and this row's was not.
-                shared.cql.send(vec![shared.running_gone(id, Timestamp(at))]).await?;
+                shared.cql.send(&[shared.running_gone(id, Timestamp(at))]).await?;
                 return Ok(None);
             }
             Ok::<_, PortError>(found)
@@ -162,7 +162,7 @@ impl Broadcasts for ScyllaHistory {
             if broadcast == before || shared.cql.decide(Pick::Progress, values).await? {
                 if broadcast.state != BroadcastState::Running {
                     let row = shared.running_gone(id, broadcast.asked.accepted_at);
-                    shared.cql.send(vec![row]).await?;
+                    shared.cql.send(&[row]).await?;
                 }
                 return Ok(broadcast);
             }

@@ -67,7 +67,7 @@ impl Counts {
             if now != self.written[of as usize].load(Relaxed) {
                 let values =
                     vec![CqlValue::Text(of.name().into()), CqlValue::Uuid(self.process), CqlValue::BigInt(now)];
-                cql.send(vec![Write::new(Pick::Count, values)]).await?;
+                cql.send(&[Write::new(Pick::Count, values)]).await?;
                 self.written[of as usize].store(now, Relaxed);
             }
         }

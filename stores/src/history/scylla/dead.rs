@@ -173,11 +173,11 @@ impl Shared {
             Int(self.ttl),
         ];
         // The name first: a letter that nobody finds by its id could not be replaced.
-        self.cql.send(vec![Write::new(Pick::DeadName, name)]).await?;
+        self.cql.send(&[Write::new(Pick::DeadName, name)]).await?;
         rows.push(Write::new(Pick::Dead, letter));
         self.cql.send_all(rows).await?;
         if let Some(old) = there.as_ref().filter(|old| old.at != dead.at.0) {
-            self.cql.send(vec![self.letter_gone(dead.id, old)]).await?;
+            self.cql.send(&[self.letter_gone(dead.id, old)]).await?;
         }
         self.marked(DAYS.into(), day);
         self.counts.add(Counted::Dead, i64::from(waits) - i64::from(there.is_some_and(|old| old.waits)));

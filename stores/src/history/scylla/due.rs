@@ -140,7 +140,7 @@ impl Shared {
     /// An empty bucket that nobody adds to any more.
     pub(super) async fn bucket_gone(&self, name: &str, bucket: i64) -> PortResult<()> {
         self.marks.lock().remove(&(name.to_owned(), bucket));
-        self.cql.send(vec![Write::new(Pick::BucketGone, vec![Text(name.to_owned()), BigInt(bucket)])]).await
+        self.cql.send(&[Write::new(Pick::BucketGone, vec![Text(name.to_owned()), BigInt(bucket)])]).await
     }
 }
 

@@ -25,8 +25,8 @@ pub(super) fn counts_as_unread(state: &State) -> bool {
     state.status() != Status::Read && !state.is_withdrawn()
 }
 
-/// States written together with the count that they change: with it they fit into one request.
-pub(super) const TOGETHER: usize = 40;
+/// Messages of one inbox counted at once: the row that says so stays below ten kilobytes.
+const TOGETHER: usize = 500;
 
 pub(super) fn ledger_row(name: String, ledger: &Ledger, stamp: i64) -> Write {
     Write::new(Pick::SetLedger, vec![Text(name), Blob(blob(ledger)), BigInt(stamp)])
@@ -169,35 +169,66 @@ impl Shared {
         Ok(merged.settled)
     }
 
-    /// Writes the states of messages together with the counts of their inboxes that they change: all or none.
+    /// Writes what inboxes count, and then the states of the messages that they count otherwise. In this order, and with the
+    /// messages named in the count, because a process may die in between: the facts come again then, and whoever settles them
+    /// finds that the count is made.
     async fn count(&self, merged: &Merged, stamp: impl Fn(Partition) -> i64) -> PortResult<()> {
-        let _alone = self.ledgers.lock().await;
         let inboxes: HashSet<Inbox> = merged.counted().map(|(_, inbox, ..)| inbox.clone()).collect();
-        let heads: HashMap<Inbox, Head> = self.heads(inboxes).await?;
-        let mut ledgers = BTreeMap::<String, (Ledger, i64, Vec<Write>)>::new();
-        let mut units = Vec::new();
+        let _alone = self.ledgers.hold(inboxes.iter().map(keys::inbox)).await;
+        let mut heads: HashMap<Inbox, Head> = self.heads(inboxes).await?;
+        let mut inboxes = HashMap::<&Inbox, Vec<_>>::new();
         for (message, inbox, at, unread) in merged.counted() {
-            let Some(head) = heads.get(inbox) else { continue };
-            let (name, stamp) = (keys::inbox(inbox), stamp(inbox.partition));
-            let (ledger, _, rows) = ledgers.entry(name.clone()).or_insert_with(|| (head.ledger, stamp, Vec::new()));
-            rows.push(state_row(self, message.id, &message.known.state, stamp));
-            // What retention removed was taken off then; what an overtaken owner wrote was never counted.
-            if head.has(at) {
-                ledger.seen = if unread { ledger.seen.saturating_sub(1) } else { ledger.seen + 1 };
+            inboxes.entry(inbox).or_default().push((message, at, unread));
+        }
+        self.catch_up(&mut heads).await?;
+        let most = inboxes.values().map(Vec::len).max().unwrap_or(0);
+        for round in 0..most.div_ceil(TOGETHER) {
+            let (mut ledgers, mut states, mut stand) = (Vec::new(), Vec::new(), HashMap::new());
+            for (inbox, messages) in &inboxes {
+                let Some(head) = heads.get_mut(inbox) else { continue };
+                let stamp = stamp(inbox.partition);
+                let before = head.ledger.clone();
+                for (message, at, unread) in messages.iter().skip(round * TOGETHER).take(TOGETHER) {
+                    states.push(state_row(self, message.id, &message.known.state, stamp));
+                    stand.insert(message.id, *unread);
+                    // What retention removed was taken off then; what an overtaken owner wrote was never counted.
+                    if head.has(*at) {
+                        head.ledger.count(message.id, message.unread, *unread);
+                    }
+                }
+                if head.ledger != before {
+                    ledgers.push(ledger_row(keys::inbox(inbox), &head.ledger, stamp));
+                }
             }
-            if rows.len() == TOGETHER {
-                rows.push(ledger_row(name, ledger, stamp));
-                units.push(std::mem::take(rows));
+            self.cql.send_all(ledgers).await?;
+            self.cql.send_all(states).await?;
+            for head in heads.values_mut() {
+                head.ledger.caught_up(|id| stand.get(&id).copied());
             }
         }
-        for (name, (ledger, stamp, mut rows)) in ledgers {
-            if !rows.is_empty() {
-                rows.push(ledger_row(name, &ledger, stamp));
-                units.push(rows);
+        Ok(())
+    }
+
+    /// Drops from the counts the messages that were counted ahead and whose states stand by now.
+    pub(super) async fn catch_up(&self, heads: &mut HashMap<Inbox, Head>) -> PortResult<()> {
+        let (mut stand, mut missing) = (HashMap::new(), Vec::new());
+        {
+            let mut known = self.known.lock();
+            for id in heads.values().flat_map(|head| head.ledger.ahead()) {
+                match known.get(&id) {
+                    Some(there) => {
+                        stand.insert(id, counts_as_unread(&there.state));
+                    }
+                    None => missing.push(id),
+                }
             }
         }
-        for request in super::session::cut(units) {
-            self.cql.send_together(request).await?;
+        if !missing.is_empty() {
+            let read = self.states_of(&missing).await?;
+            stand.extend(read.iter().map(|(id, state)| (*id, counts_as_unread(state))));
+        }
+        for head in heads.values_mut() {
+            head.ledger.caught_up(|id| stand.get(&id).copied());
         }
         Ok(())
     }

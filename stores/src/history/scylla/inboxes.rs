@@ -75,7 +75,7 @@ impl Shared {
             let epoch = i32::try_from(idle.0).unwrap_or(i32::MAX);
             rows.push(Write::new(Pick::ForkGone, vec![BigInt(stamp), Text(name.clone()), Int(epoch)]));
         }
-        self.cql.send(rows).await?;
+        self.cql.send(&rows).await?;
         Ok(end)
     }
 

@@ -24,7 +24,7 @@ impl People for ScyllaHistory {
 
     async fn prefer(&self, user: &UserId, show_presence: bool) -> PortResult<()> {
         let row = vec![Text(user.to_string()), Boolean(!show_presence)];
-        self.shared.cql.send(vec![Write::new(Pick::Prefer, row)]).await
+        self.shared.cql.send(&[Write::new(Pick::Prefer, row)]).await
     }
 
     async fn seen(&self, seen: &[(UserId, Timestamp)]) -> PortResult<()> {

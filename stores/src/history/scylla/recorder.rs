@@ -4,10 +4,15 @@
 //! the next gathers, so that many small calls become few large requests; up to [`ROUNDS`] are on their way together, never
 //! two that write to one inbox or conversation. Nothing of an inbox or a conversation is written after what failed there, until
 //! that was repeated: so what stands in the store is at any moment a whole chain, and whoever takes over finds its end.
+//!
+//! A round that failed is repeated here, in its place, until it stands or its owner was overtaken; what comes after it waits. To
+//! refuse what comes after it would leave the order to the callers, each of which tries again in its own time: of dozens that
+//! wait only one could succeed, and which it is nobody of them knows. A caller that gives up and asks again takes its old place.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::future::{join_all, try_join_all};
@@ -16,11 +21,12 @@ use schemas::{
     port::{Entry, PortError, PortResult, Schedule},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, mpsc::WeakSender, oneshot},
     task::JoinSet,
 };
 
 use super::{
+    keys,
     session::{BYTES, ROWS, Write, cut},
     shared::Shared,
     writes::{self, Unit},
@@ -35,6 +41,9 @@ const ROUNDS: usize = 4;
 const ENOUGH: usize = 24;
 /// Entries of one round: what a store takes within one answer's time.
 const MOST: usize = 1_200;
+/// How long a round that failed waits before it is repeated: twice as long each time, up to the second.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 struct Job {
     entries: Vec<Entry>,
@@ -46,6 +55,17 @@ impl Job {
     fn size(&self) -> usize {
         let Schedule { add, done, conversations, turns, .. } = &self.schedule;
         self.entries.len() + add.len() + done.len() + conversations.len() + turns.len()
+    }
+
+    /// Whether the other is the same call, made once more.
+    fn is_repeated_by(&self, other: &Self) -> bool {
+        let places = |job: &Self| job.entries.iter().map(|entry| entry.position).collect::<Vec<_>>();
+        let first = |job: &Self| job.entries.first().map(|entry| entry.inbox.clone());
+        self.answer.is_closed()
+            && !self.entries.is_empty()
+            && self.size() == other.size()
+            && first(self) == first(other)
+            && places(self) == places(other)
     }
 }
 
@@ -68,7 +88,7 @@ impl Recorder {
     /// Starts it. It ends when the way in is dropped and what waits is written.
     pub(super) fn start(shared: Arc<Shared>) -> Self {
         let (sender, jobs) = mpsc::channel(WAITING);
-        tokio::spawn(run(shared, jobs));
+        tokio::spawn(run(shared, jobs, sender.downgrade()));
         Self(sender)
     }
 
@@ -86,7 +106,7 @@ impl Recorder {
 /// A round that ended: its jobs, and how.
 type Ended = (Vec<Job>, PortResult<Vec<PortResult<()>>>);
 
-async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
+async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>, way_in: WeakSender<Job>) {
     let mut waiting = VecDeque::<Job>::new();
     let mut rounds = JoinSet::<Ended>::new();
     let mut busy = HashSet::<Touched>::new();
@@ -96,9 +116,9 @@ async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
         if rounds.is_empty() || (rounds.len() < ROUNDS && size >= ENOUGH) {
             let taken = take(&shared, &mut waiting, &mut busy);
             if !taken.is_empty() {
-                let shared = Arc::clone(&shared);
+                let (shared, way_in) = (Arc::clone(&shared), way_in.clone());
                 rounds.spawn(async move {
-                    let outcome = round(&shared, &taken).await;
+                    let outcome = until_it_stands(&shared, &taken, &way_in).await;
                     (taken, outcome)
                 });
                 continue;
@@ -112,15 +132,23 @@ async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
             }
             job = jobs.recv(), if open && waiting.len() < WAITING => match job {
                 Some(job) => {
-                    waiting.push_back(job);
+                    join(&mut waiting, job);
                     // What came together goes together.
                     while waiting.len() < WAITING && let Ok(job) = jobs.try_recv() {
-                        waiting.push_back(job);
+                        join(&mut waiting, job);
                     }
                 }
                 None => open = false,
             },
         }
+    }
+}
+
+/// Puts a job in line; one that repeats a job whose caller has gone takes its place.
+fn join(waiting: &mut VecDeque<Job>, job: Job) {
+    match waiting.iter_mut().find(|there| there.is_repeated_by(&job)) {
+        Some(there) => *there = job,
+        None => waiting.push_back(job),
     }
 }
 
@@ -147,12 +175,16 @@ fn take(shared: &Shared, waiting: &mut VecDeque<Job>, busy: &mut HashSet<Touched
     taken
 }
 
+/// Whether these are still of the newest owner that is known.
+fn owned(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+    let of_entries = entries.iter().map(|entry| (entry.inbox.partition, entry.position.epoch));
+    let mut all = of_entries.chain(schedule.epochs.iter().copied());
+    all.try_for_each(|(partition, epoch)| shared.fence(partition, epoch))
+}
+
 /// Whether these may be written now.
 fn allowed(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
-    let of_entries = entries.iter().map(|entry| (entry.inbox.partition, entry.position.epoch));
-    for (partition, epoch) in of_entries.chain(schedule.epochs.iter().copied()) {
-        shared.fence(partition, epoch)?;
-    }
+    owned(shared, entries, schedule)?;
     shared.rows.allow(unconfirmed::rows(schedule))?;
     let failed = shared.failed.lock();
     if failed.is_empty() {
@@ -205,21 +237,40 @@ fn end(shared: &Shared, jobs: Vec<Job>, outcome: PortResult<Vec<PortResult<()>>>
     }
 }
 
+/// Writes a round, again and again while the store is away, unless it would be another owner's by now or nobody is left who
+/// could ask.
+async fn until_it_stands(shared: &Shared, jobs: &[Job], way_in: &WeakSender<Job>) -> PortResult<Vec<PortResult<()>>> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let outcome = round(shared, jobs).await;
+        let Err(PortError::Unavailable(why) | PortError::Unknown(why)) = &outcome else { return outcome };
+        let is_left = way_in.strong_count() == 0 && jobs.iter().all(|job| job.answer.is_closed());
+        if is_left || jobs.iter().any(|job| owned(shared, &job.entries, &job.schedule).is_err()) {
+            return outcome;
+        }
+        metrics::counter!("esh3ar_history_rounds_repeated_total").increment(1);
+        if pause == FIRST_PAUSE {
+            tracing::warn!(why, "a write to the history did not succeed and is repeated");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(LONGEST_PAUSE);
+    }
+}
+
 /// Writes a round; answers each of its jobs.
 async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>> {
     let entries: Vec<&Entry> = jobs.iter().flat_map(|job| &job.entries).collect();
     let schedules: Vec<&Schedule> = jobs.iter().map(|job| &job.schedule).collect();
-    let ended = entries.iter().any(|entry| entry.end.is_some());
-    let alone = if ended { Some(shared.ledgers.lock().await) } else { None };
+    let ended = entries.iter().filter(|entry| entry.end.is_some());
+    let alone = shared.ledgers.hold(ended.map(|entry| keys::inbox(&entry.inbox))).await;
     let plan = writes::plan(shared, &entries, &schedules).await?;
-    for ends in plan.ends {
-        shared.cql.send_together(ends).await?;
-    }
+    shared.cql.send_all(plan.ledgers).await?;
+    shared.cql.send_units(plan.ends).await?;
     drop(alone);
-    try_join_all(cut(plan.turns).into_iter().map(|request| shared.cql.send(request))).await?;
+    try_join_all(cut(plan.turns).into_iter().map(|request| shared.cql.insist(request))).await?;
     shared.cql.send_all(plan.talks).await?;
     for wave in waves(plan.units) {
-        try_join_all(wave.into_iter().map(|request| shared.cql.send(request))).await?;
+        try_join_all(wave.into_iter().map(|request| shared.cql.insist(request))).await?;
     }
     writes::done(shared, &entries, &schedules, plan.after);
     Ok(join_all(jobs.iter().map(|job| writes::take(shared, &job.entries, &job.schedule))).await)

@@ -254,7 +254,7 @@ impl Shared {
     async fn empty(&self, name: &str, before: Timestamp, sweep: &mut Sweep, clean: &mut bool) -> PortResult<bool> {
         let Some(inbox) = keys::parse_inbox(name) else { return Ok(true) };
         // Settling writes back what is judged here.
-        let _alone = self.ledgers.lock().await;
+        let _alone = self.ledgers.hold([name.to_owned()]).await;
         let head: Head = self.head(name).await?;
         let mut found = self.gather(name, &head, head.ledger.gone.n + 1, sweep.left + 1).await?;
         let ids: Vec<_> = found.iter().map(|found| found.message.id).collect();
@@ -263,7 +263,7 @@ impl Shared {
         let rest = found.split_off(old.min(sweep.left));
         let finished = rest.first().is_none_or(|found| found.head.recorded_at >= before);
         let mut oldest = rest.first().map(|found| found.head.recorded_at);
-        let mut ledger = head.ledger;
+        let mut ledger = head.ledger.clone();
         let (mut stopped, mut said) = (false, Vec::new());
         for Found { position, head, message } in found {
             sweep.left -= 1;
@@ -294,7 +294,8 @@ impl Shared {
             } else if !stopped {
                 (ledger.gone, ledger.gone_one_way) = (position, head.one_way);
                 // What nobody can read any more is not unread.
-                ledger.seen += u64::from(head.is_notice() && facts::counts_as_unread(&state));
+                let unread = ledger.remove(message.id, facts::counts_as_unread(&state));
+                ledger.seen += u64::from(head.is_notice() && unread);
                 sweep.removed += 1;
                 self.known.lock().remove(&message.id);
                 said.push(message);
@@ -312,7 +313,7 @@ impl Shared {
                 let epoch = i32::try_from(spent.0).unwrap_or(i32::MAX);
                 rows.push(Write::new(Pick::ForkGone, vec![BigInt(stamp), Text(name.into()), Int(epoch)]));
             }
-            self.cql.send(rows).await?;
+            self.cql.send(&rows).await?;
         }
         *clean &= oldest.is_none();
         sweep.oldest = sweep.oldest.into_iter().chain(oldest).min();

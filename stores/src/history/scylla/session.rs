@@ -37,6 +37,12 @@ pub(super) const BYTES: usize = 32 * 1024;
 const ROW_BYTES: usize = 96;
 /// Rows of one page of a read.
 const PAGE: i32 = 256;
+/// Before a request is repeated by itself: with [`StoreLimits::cql_ms`] all of it takes less than the dataflow waits.
+const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(200)];
+/// How often a connection is asked whether its node is there, and how long that may take. A node that hangs closes nothing: until
+/// its connections are given up, each request whose turn is its waits for [`SPECULATE`].
+const KEEPALIVE: Duration = Duration::from_secs(2);
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(2);
 /// How long a request may take before the same is asked of another node, as a part of the whole time.
 const SPECULATE: u32 = 6;
 
@@ -111,40 +117,49 @@ impl Cql {
     }
 
     /// Writes rows in one request. One row, or rows of one CQL partition, stand whole or not at all.
-    pub(super) async fn send(&self, rows: Vec<Write>) -> PortResult<()> {
-        self.request(rows, BatchType::Unlogged).await
-    }
-
-    /// Writes rows in one request, all or none, sooner or later: for rows of several partitions that must agree.
-    pub(super) async fn send_together(&self, rows: Vec<Write>) -> PortResult<()> {
-        self.request(rows, BatchType::Logged).await
-    }
-
-    async fn request(&self, mut rows: Vec<Write>, kind: BatchType) -> PortResult<()> {
+    ///
+    /// Never as a logged batch, which would hold rows of several partitions together: Cassandra keeps its log on two other
+    /// nodes that it believes alive and waits for both, so of three nodes the two that live would take none from the moment in
+    /// which one dies until they believe it, which is some twenty seconds.
+    pub(super) async fn send(&self, rows: &[Write]) -> PortResult<()> {
         let _room = self.gate.acquire().await.map_err(|_| closed())?;
         metrics_of(rows.len());
-        let outcome = if rows.len() == 1 {
-            let Some(row) = rows.pop() else { return Ok(()) };
-            self.session.execute_unpaged(self.statements.get(row.pick), row.values).await
-        } else if rows.is_empty() {
-            return Ok(());
-        } else {
-            let mut batch = Batch::new(kind);
-            batch.set_is_idempotent(true);
-            let mut values = Vec::with_capacity(rows.len());
-            for row in rows {
-                batch.append_statement(self.statements.get(row.pick).clone());
-                values.push(row.values);
+        let outcome = match rows {
+            [] => return Ok(()),
+            [row] => self.session.execute_unpaged(self.statements.get(row.pick), &row.values).await,
+            rows => {
+                let mut batch = Batch::new(BatchType::Unlogged);
+                batch.set_is_idempotent(true);
+                for row in rows {
+                    batch.append_statement(self.statements.get(row.pick).clone());
+                }
+                let values: Vec<_> = rows.iter().map(|row| &row.values).collect();
+                self.session.batch(&batch, values).await
             }
-            self.session.batch(&batch, values).await
         };
         outcome.map(drop).map_err(|why| written(&why))
     }
 
+    /// The same, tried some times. Of a call's many requests those alone are repeated that failed: where a cluster has too much to
+    /// do, and each request may fail, all of them would never succeed together.
+    pub(super) async fn insist(&self, rows: Vec<Write>) -> PortResult<()> {
+        for pause in PAUSES {
+            match self.send(&rows).await {
+                Err(PortError::Unavailable(_) | PortError::Unknown(_)) => tokio::time::sleep(pause).await,
+                answered => return answered,
+            }
+        }
+        self.send(&rows).await
+    }
+
     /// Writes rows in as few requests as they fit in, at once and in no order.
     pub(super) async fn send_all(&self, rows: Vec<Write>) -> PortResult<()> {
-        let requests = cut(rows.into_iter().map(|row| vec![row]));
-        stream::iter(requests).map(|rows| self.send(rows)).buffer_unordered(16).try_collect().await
+        self.send_units(rows.into_iter().map(|row| vec![row])).await
+    }
+
+    /// The same; rows of a unit go in one request.
+    pub(super) async fn send_units(&self, units: impl IntoIterator<Item = Vec<Write>>) -> PortResult<()> {
+        stream::iter(cut(units)).map(|rows| self.insist(rows)).buffer_unordered(16).try_collect().await
     }
 
     /// Reads rows of one CQL partition: few, or at most as many as the statement's limit.
@@ -210,7 +225,8 @@ pub(super) async fn connect(address: &Address, limits: &StoreLimits) -> Result<S
         .serial_consistency(Some(SerialConsistency::LocalSerial))
         .request_timeout(Some(timeout))
         .speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
-            max_retry_count: 2,
+            // One: a second would treble what a cluster has to do that is slow because it has too much to do.
+            max_retry_count: 1,
             retry_interval: timeout / SPECULATE,
         })))
         .build();
@@ -218,8 +234,8 @@ pub(super) async fn connect(address: &Address, limits: &StoreLimits) -> Result<S
         .known_nodes(&address.hosts)
         .default_execution_profile_handle(profile.into_handle())
         .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
-        .keepalive_interval(Duration::from_secs(5))
-        .keepalive_timeout(Duration::from_secs(5))
+        .keepalive_interval(KEEPALIVE)
+        .keepalive_timeout(KEEPALIVE_ANSWER)
         .connection_timeout(timeout)
         .schema_agreement_timeout(Duration::from_secs(30))
         .fetch_schema_metadata(true);

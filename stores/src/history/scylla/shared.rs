@@ -20,6 +20,7 @@ use super::{
     counts::Counts,
     forks::{Fork, Forks},
     keys::{self, Stamps},
+    ledgers::Ledgers,
     retention::Rounds,
     rows::{EntryHead, Ledger, Place, unblob},
     session::{Cql, Write, broken},
@@ -93,8 +94,8 @@ pub(super) struct Shared {
     pub(super) due: Mutex<HashMap<Partition, DueIndex>>,
     /// Conversations written lately: their versions, and who they were listed for.
     pub(super) talks: Mutex<Ages<ConversationId, Stand>>,
-    /// Ledgers are read and written back, by settling and by retention: one at a time.
-    pub(super) ledgers: tokio::sync::Mutex<()>,
+    /// Ledgers are read and written back: one at a time for each inbox.
+    pub(super) ledgers: Ledgers,
     pub(super) rounds: Rounds,
     pub(super) counts: Counts,
 }
@@ -116,7 +117,7 @@ impl Shared {
             rows: unconfirmed::Rows::default(),
             due: Mutex::default(),
             talks: Mutex::new(Ages::new(limits.cql_states / 2)),
-            ledgers: tokio::sync::Mutex::default(),
+            ledgers: Ledgers::default(),
             rounds: Rounds::default(),
             counts: Counts::default(),
         }
@@ -225,7 +226,7 @@ impl Shared {
         for (epoch, n, prev, bucket, ledger) in rows {
             head.bucket = bucket.unwrap_or(0);
             if let Some(ledger) = ledger {
-                head.ledger = unblob(&ledger).map_err(|why| broken("inboxes", &why))?;
+                head.ledger = Ledger::read(&ledger).map_err(|why| broken("inboxes", &why))?;
             }
             if let (Some(epoch), Some(n), Some(prev)) = (epoch, n, prev) {
                 let at = keys::position(n, epoch);

@@ -71,7 +71,7 @@ impl Shared {
         let shown = Conversation { version: threads::sealed(changed, &path), ..row };
         let row = Conversation { version: changed, ..shown.clone() };
         self.cql.send_all(conversations::listed(&shown, None)).await?;
-        self.cql.send(vec![conversations::row(&row, &path, shown.version)]).await?;
+        self.cql.send(&[conversations::row(&row, &path, shown.version)]).await?;
         self.talks.lock().put(row.id, Stand::of(&shown, path));
         Ok(row)
     }

@@ -35,7 +35,9 @@ pub(super) struct Unit {
 /// What a round writes, and what is to be remembered when it stands.
 #[derive(Default)]
 pub(super) struct Plan {
-    /// First, each all or none: how entries ended that are recorded with their end. Who reads the entry finds its state.
+    /// First, what inboxes count of entries that are recorded with their end.
+    pub(super) ledgers: Vec<Write>,
+    /// Then how those entries ended: who reads the entry finds its state.
     pub(super) ends: Vec<Vec<Write>>,
     /// Then turns and what leads to them, and places in lists.
     pub(super) turns: Vec<Vec<Write>>,
@@ -136,8 +138,9 @@ impl Plan {
         let ended: Vec<&Entry> = entries.iter().copied().filter(|entry| entry.end.is_some() && is_own(entry)).collect();
         let ids: Vec<_> = ended.iter().map(|entry| entry.message.id).collect();
         let mut places = shared.places(&ids).await?;
-        let heads = shared.heads(ended.iter().map(|entry| entry.inbox.clone()).collect()).await?;
-        let mut ledgers = BTreeMap::<String, (Ledger, i64, Vec<Write>)>::new();
+        let mut heads = shared.heads(ended.iter().map(|entry| entry.inbox.clone()).collect()).await?;
+        shared.catch_up(&mut heads).await?;
+        let mut ledgers = BTreeMap::<String, (Ledger, i64)>::new();
         for entry in ended {
             let Some(end) = &entry.end else { continue };
             let id = entry.message.id;
@@ -146,30 +149,18 @@ impl Plan {
             // Recorded before: it is counted, and by what was known of it then.
             let before = position.is_none() || counts_as_unread(&state);
             state.merge(end.clone());
-            let head = heads.get(&entry.inbox).map(|head| head.ledger).unwrap_or_default();
-            let (ledger, latest, rows) =
-                ledgers.entry(keys::inbox(&entry.inbox)).or_insert_with(|| (head, stamp, Vec::new()));
-            *latest = stamp;
-            rows.push(place_row(shared, entry, stamp));
-            rows.push(facts::state_row(shared, id, &state, stamp));
-            let unread = counts_as_unread(&state);
-            if is_notice(&entry.message) && unread != before {
-                ledger.seen = if unread { ledger.seen.saturating_sub(1) } else { ledger.seen + 1 };
-            }
-            if rows.len() >= facts::TOGETHER {
-                rows.push(facts::ledger_row(keys::inbox(&entry.inbox), ledger, stamp));
-                self.ends.push(std::mem::take(rows));
+            self.ends.push(vec![place_row(shared, entry, stamp), facts::state_row(shared, id, &state, stamp)]);
+            if is_notice(&entry.message) {
+                let head = || heads.get(&entry.inbox).map(|head| head.ledger.clone()).unwrap_or_default();
+                let (ledger, latest) = ledgers.entry(keys::inbox(&entry.inbox)).or_insert_with(|| (head(), stamp));
+                *latest = stamp;
+                ledger.count(id, before, counts_as_unread(&state));
             }
             let placed = Place { position: Some(entry.position), state: state.clone(), ..Place::default() };
             places.insert(id, placed);
             self.after.states.push((id, state));
         }
-        for (name, (ledger, stamp, mut rows)) in ledgers {
-            if !rows.is_empty() {
-                rows.push(facts::ledger_row(name, &ledger, stamp));
-                self.ends.push(rows);
-            }
-        }
+        self.ledgers.extend(ledgers.into_iter().map(|(name, (ledger, stamp))| facts::ledger_row(name, &ledger, stamp)));
         Ok(())
     }
 

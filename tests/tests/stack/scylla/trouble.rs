@@ -12,7 +12,7 @@ use ops::clock::SystemClock;
 use schemas::{
     Inbox, What,
     limits::StoreLimits,
-    port::{Facts, Inboxes, PortError, Schedule},
+    port::{Entry, Facts, Inboxes, PortError, Schedule},
 };
 use stores::{
     history::scylla::{ScyllaHistory, schema},
@@ -147,6 +147,46 @@ async fn logins_and_certificates_are_checked() {
     nodes.stop().await;
 }
 
+/// What an inbox counts is written before the states it counts. An owner that dies in between leaves a count without them: the
+/// facts come again, and whoever settles them counts nothing twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_whose_states_were_never_written_is_not_made_twice() {
+    let address = shared().await;
+    let inbox = inbox(&tenant(), 1);
+    let first = open(address).await;
+    let all = entries(&inbox, 5);
+    record(&*first, &all[..3]).await;
+    let facts: Vec<_> = all[..3].iter().map(|entry| fact(entry, What::Read, 1)).collect();
+    first.settle(&facts).await.unwrap();
+    // As it was before the states were written.
+    let parsed = Address::parse(address).unwrap();
+    let session = scylla_session(&parsed.hosts[0]).await;
+    let rows = format!("SELECT slot, id, WRITETIME(state) FROM {}.places", parsed.path);
+    let rows = session.query_unpaged(rows, ()).await.unwrap().into_rows_result().unwrap();
+    let mut taken = 0;
+    for row in rows.rows::<(i64, uuid::Uuid, Option<i64>)>().unwrap() {
+        let (slot, id, at) = row.unwrap();
+        if let Some(at) = at.filter(|_| all.iter().any(|entry| entry.message.id.0 == id)) {
+            let gone =
+                format!("DELETE state FROM {}.places USING TIMESTAMP {at} WHERE slot = ? AND id = ?", parsed.path);
+            session.query_unpaged(gone, (slot, id)).await.unwrap();
+            taken += 1;
+        }
+    }
+    assert_eq!(taken, 3);
+    let second = open(address).await;
+    let unread = async || second.unread(&inbox).await.unwrap().one_way;
+    assert_eq!(unread().await, 0, "it is counted already");
+    for _ in 0..2 {
+        let settled = second.settle(&facts).await.unwrap();
+        assert!(settled.iter().all(|settled| settled.state.status() == schemas::Status::Read));
+    }
+    record(&*second, &all[3..]).await;
+    assert_eq!(unread().await, 2, "a count made twice would be short");
+    second.settle(&[fact(&all[3], What::Read, 2)]).await.unwrap();
+    assert_eq!(unread().await, 1);
+}
+
 /// What was answered, by inbox.
 struct Answered {
     inboxes: Vec<Inbox>,
@@ -170,9 +210,14 @@ async fn write(history: Arc<ScyllaHistory>, answered: Arc<Answered>, who: usize,
             }
         }
         longest = longest.max(began.elapsed());
-        let facts: Vec<_> = batch.iter().map(|entry| fact(entry, What::Delivered, 1)).collect();
-        while history.settle(&facts).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        // The second changes what the inbox counts.
+        for what in [What::Delivered, What::Read] {
+            let facts: Vec<_> = batch.iter().map(|entry| fact(entry, what, 1)).collect();
+            let began = Instant::now();
+            while history.settle(&facts).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            longest = longest.max(began.elapsed());
         }
         n += 3;
         answered.upto[who].store(n, Ordering::SeqCst);
@@ -180,8 +225,8 @@ async fn write(history: Arc<ScyllaHistory>, answered: Arc<Answered>, who: usize,
     longest
 }
 
-/// Runs writers while something happens to the servers; then every answered entry is there once, delivered, in a whole
-/// chain. Says the longest time a write took.
+/// Runs writers while something happens to the servers; then every answered entry is there once, read, in a whole chain, and
+/// counted once. Says the longest time a write took.
 async fn under_writes(address: &str, happens: impl AsyncFnOnce()) -> Duration {
     let history = open(address).await;
     let tenant = tenant();
@@ -214,7 +259,8 @@ async fn under_writes(address: &str, happens: impl AsyncFnOnce()) -> Duration {
         assert_eq!(places(&chain), (1..=chain.len() as u64).map(at).collect::<Vec<_>>());
         let ids: Vec<_> = chain[..upto as usize].iter().map(|entry| entry.message.id).collect();
         let states = reader.states(&ids).await.unwrap();
-        assert!(states.iter().all(|state| state.status() == schemas::Status::Delivered));
+        assert!(states.iter().all(|state| state.status() == schemas::Status::Read));
+        assert_eq!(reader.unread(inbox).await.unwrap().one_way, chain.len() as u64 - upto);
         assert_eq!(reader.tails(std::slice::from_ref(inbox)).await.unwrap()[0].position.n, chain.len() as u64);
     }
     longest
@@ -241,6 +287,26 @@ async fn a_server_that_is_killed_and_restarted_under_writes_loses_nothing() {
     })
     .await;
     eprintln!("longest write over a freeze of 8 s: {longest:?}");
+    // Several writes to one inbox are on their way: the first is repeated in its place, and those behind it wait for it and are
+    // not sent away to come again in an order of their own.
+    let history = open(&address).await;
+    let inbox = inbox(&tenant(), 1);
+    let all = entries(&inbox, 12 * 30);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let writes: Vec<_> = all.chunks(30).map(<[Entry]>::to_vec).collect();
+    let writes = writes.into_iter().map(|entries| {
+        let history = history.clone();
+        tokio::spawn(async move { history.record(&entries, &Schedule::default()).await })
+    });
+    let writes: Vec<_> = writes.collect();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    let thawed = Instant::now();
+    for write in writes {
+        write.await.unwrap().expect("recorded without being asked again");
+    }
+    assert!(thawed.elapsed() < Duration::from_secs(5), "{:?}", thawed.elapsed());
+    assert_eq!(places(&whole(&*open(&address).await, &inbox).await), places(&all));
     nodes.stop().await;
 }
 
@@ -252,12 +318,13 @@ async fn one_of_three_servers_may_die_or_freeze() {
     schema::apply(&Address::parse(&address).unwrap(), &StoreLimits::default()).await.unwrap();
     let longest = under_writes(&address, async || {
         nodes.kill(2).await;
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        // The others believe it to be alive for twenty seconds.
+        tokio::time::sleep(Duration::from_secs(15)).await;
         nodes.restart(2).await;
     })
     .await;
     eprintln!("longest write over kill -9 of one of three: {longest:?}");
-    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
     let pid = std::fs::read_to_string(nodes.folder.join("node3/pid")).unwrap();
     let pid = rustix::process::Pid::from_raw(pid.split_whitespace().next().unwrap().parse().unwrap()).unwrap();
     let longest = under_writes(&address, async || {
@@ -267,6 +334,6 @@ async fn one_of_three_servers_may_die_or_freeze() {
     })
     .await;
     eprintln!("longest write over a freeze of one of three: {longest:?}");
-    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
     nodes.stop().await;
 }
