@@ -126,6 +126,7 @@ mod tests {
         let failed = Rows::default();
         failed.ended(rows(&batch(1, 3)), false);
         assert!(failed.allow(rows(&batch(1, 4))).is_err(), "its turns would stand without those before them");
+        failed.ended(rows(&batch(1, 4)), false);
         assert!(failed.allow(rows(&batch(1, 5))).is_err());
         failed.allow(rows(&batch(1, 3))).unwrap();
         failed.allow(rows(&batch(2, 4))).unwrap();
@@ -142,7 +143,7 @@ mod tests {
     #[test]
     fn an_entry_waits_for_the_place_before_it_also_where_its_conversation_is_another() {
         let (failed, inbox) =
-            (Entries::default(), Inbox { user: "acme/sara".parse().unwrap(), partition: Partition(0) });
+            (Entries::default(), Inbox { user: "acme/business:sara".parse().unwrap(), partition: Partition(0) });
         let at = |n| [(&inbox, Position { epoch: Epoch(1), n })].into_iter();
         failed.ended(at(4), false);
         assert!(failed.allow(at(5)).is_err(), "it would stand behind a gap");

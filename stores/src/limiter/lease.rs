@@ -81,24 +81,17 @@ impl Leases {
         });
         match dry {
             None => Tried::Ask,
-            Some(refused) => Tried::Granted(self.take_rest(quotas, count, Some(refused), now)),
+            Some(refused) => Tried::Granted(self.take_rest(quotas, count, refused, now)),
         }
     }
 
-    /// Takes as many as all of them have in hand, up to `count`.
-    pub(super) fn take_rest(
-        &mut self,
-        quotas: &[Quota],
-        count: u32,
-        refused: Option<(usize, u64)>,
-        now: Millis,
-    ) -> Granted {
+    /// Takes as many as all of them have in hand, up to `count`; for the rest says which refused, and for how long, ms.
+    fn take_rest(&mut self, quotas: &[Quota], count: u32, refused: (usize, u64), now: Millis) -> Granted {
         let in_hand = quotas.iter().map(|quota| self.held.get(&quota.key).map_or(0, |lease| lease.in_hand(now)));
-        let (place, least) = in_hand.enumerate().min_by_key(|(_, tokens)| *tokens).unwrap_or((0, count));
-        let count_now = least.min(count);
+        let count_now = in_hand.min().unwrap_or(count).min(count);
         self.use_up(quotas, count_now);
-        let refused = refused.or(Some((place, self.lease_ms / 2))).filter(|_| count_now < count);
-        Granted { count: count_now, refused: refused.map(|(place, wait)| (place, wait.max(1))) }
+        let (place, wait) = refused;
+        Granted { count: count_now, refused: (count_now < count).then(|| (place, wait.max(1))) }
     }
 
     fn use_up(&mut self, quotas: &[Quota], count: u32) {
@@ -206,7 +199,7 @@ mod tests {
                     self.doors[door].credit(quota, want, leased, self.now);
                 }
             }
-            let granted = self.doors[door].take_rest(quotas, count, None, self.now);
+            let granted = self.doors[door].take_rest(quotas, count, (0, 1), self.now);
             self.granted.push((self.now.0, granted.count));
             granted
         }

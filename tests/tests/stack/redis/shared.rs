@@ -65,3 +65,19 @@ async fn while_redis_is_away_each_door_grants_its_share() {
     assert!((13_500..=19_500).contains(&granted), "{granted} of 15,000 after it was back");
     own.stop().await;
 }
+
+/// Everything of the process takes its turn after something that lasts longer than a lease holds, as where a machine has far too
+/// much to do.
+#[test]
+fn who_is_slow_to_use_a_lease_is_not_refused_for_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build().unwrap();
+    let address = runtime.block_on(address(false));
+    let door = runtime.block_on(async { RedisLimiter::new(open(&address).await) });
+    runtime.spawn(std::future::poll_fn(|cx| {
+        std::thread::sleep(Duration::from_millis(120));
+        cx.waker().wake_by_ref();
+        std::task::Poll::<()>::Pending
+    }));
+    let granted = runtime.block_on(runtime.spawn(async move { door.take(&quota(1_000_000), 1).await.count }));
+    assert_eq!(granted.unwrap(), 1);
+}
