@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use schemas::{
-    Content, ContentType, Inbox, Kind, MessageId, Position,
+    Content, Inbox, Kind, MessageId, Position,
     port::{PortError, PortResult, Span},
 };
 
@@ -36,12 +36,10 @@ async fn once(gateway: &Gateway, inbox: &Inbox, from: Position, limit: usize) ->
     if said.is_empty() {
         return Ok(span);
     }
-    let shown = gateway.parts.history.said(&said).await?;
-    let mut shown = shown.into_iter();
+    let mut shown = gateway.parts.history.said(&said).await?.into_iter();
     for (entry, _) in span.entries.iter_mut().filter(|(entry, _)| says(&entry.message).is_some()) {
         if shown.next().flatten().is_some_and(|shown| shown.deleted_at.is_some()) {
-            let nothing = Content { content_type: ContentType::Text, subject: None, body: String::new() };
-            Arc::make_mut(&mut entry.message).content = nothing;
+            Arc::make_mut(&mut entry.message).content = Content::empty();
         }
     }
     Ok(span)

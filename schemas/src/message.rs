@@ -68,6 +68,13 @@ pub struct Content {
     pub body: String,
 }
 
+impl Content {
+    /// That of what was deleted: nothing is said.
+    pub fn empty() -> Self {
+        Self { content_type: ContentType::Text, subject: None, body: String::new() }
+    }
+}
+
 /// Which of the two modes a message is of (R1.12). A conversation id stands in chat and nowhere else (P1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {

@@ -256,8 +256,8 @@ impl ChatCommand {
         let id = conversation.id;
         let (kind, content) = match (&self.command, note) {
             (Command::Edit { of, content }, _) => (Kind::Edit(id, *of), content.clone()),
-            (Command::Delete { of }, _) => (Kind::Delete(id, *of), empty()),
-            (_, note) => (Kind::Note(id), note.map_or_else(empty, noted)),
+            (Command::Delete { of }, _) => (Kind::Delete(id, *of), Content::empty()),
+            (_, note) => (Kind::Note(id), note.map_or_else(Content::empty, noted)),
         };
         let own = matches!(self.command, Command::Archive(_) | Command::Block(_));
         let to = match self.side() {
@@ -282,10 +282,6 @@ impl ChatCommand {
             fingerprint: self.fingerprint,
         }
     }
-}
-
-fn empty() -> Content {
-    Content { content_type: ContentType::Text, subject: None, body: String::new() }
 }
 
 fn noted(note: &Note) -> Content {
@@ -324,7 +320,7 @@ mod tests {
                 Command::Read { up_to: UpTo::Seq(seq) },
                 Command::Read { up_to: UpTo::Id(id) },
                 Command::Archive(archived),
-                Command::Edit { of: id, content: empty() },
+                Command::Edit { of: id, content: Content::empty() },
                 Command::Assign { to: Name::parse("omar").unwrap() },
             ] {
                 let asked = asked(command);

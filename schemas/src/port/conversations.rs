@@ -84,10 +84,10 @@ pub struct Counted {
 /// **Guarantees.** What [`Inboxes::record`](super::Inboxes::record) confirmed is seen by every later read, entries, turns and
 /// row together. The same batch again, also after later ones, changes nothing: of two rows of a conversation the one with
 /// the larger version stands. After a row that failed nothing of its conversation is taken from the same owner until that was
-/// repeated (`Unavailable`), so a row never counts a turn that is not there. A late owner's row (an older epoch in its version) never replaces a newer owner's; its turns
-/// are not shown once the newer one has written in that conversation. What an owner was told of by [`Conversations::owned`]
-/// stays as it was told, whatever older owners write afterwards: row, turns, lists and counts. Turns go with the messages that
-/// retention removes, and what is removed is not unread ([`Conversation::forget`]).
+/// repeated (`Unavailable`), so a row never counts a turn that is not there. A late owner's row (an older epoch in its version)
+/// never replaces a newer owner's; its turns are not shown once the newer one has written in that conversation. What an owner
+/// was told of by [`Conversations::owned`] stays as it was told, whatever older owners write afterwards: row, turns, lists and
+/// counts. Turns go with the messages that retention removes, and what is removed is not unread ([`Conversation::forget`]).
 ///
 /// A batch stands whole or not at all; or, where the store cannot have that of an owner that was overtaken or died in the
 /// middle, a thread never lacks what an inbox has, and [`Conversations::counted`] tells what an inbox lacks.

@@ -44,16 +44,13 @@ mod rounds;
 mod rows;
 mod sizes;
 mod tables;
-mod turns;
 
 use std::sync::Arc;
 
 use schemas::{Clock, limits::StoreLimits};
 
-use self::{
-    conversations::Threads, cursors::Moves, fence::Fence, rounds::Rounds, sizes::Sizes, tables::Tables, turns::Turns,
-};
-use super::unconfirmed;
+use self::{conversations::Threads, cursors::Moves, fence::Fence, rounds::Rounds, sizes::Sizes, tables::Tables};
+use super::{turns::Turns, unconfirmed::Unconfirmed};
 use crate::{OpenError, embedded::Engine};
 
 /// The history of this installation.
@@ -74,8 +71,7 @@ pub struct EmbeddedHistory {
     moves: Arc<Moves>,
     rounds: Rounds,
     threads: Arc<Threads>,
-    unconfirmed: unconfirmed::Rows,
-    unplaced: unconfirmed::Entries,
+    unconfirmed: Unconfirmed,
 }
 
 impl EmbeddedHistory {
@@ -86,12 +82,11 @@ impl EmbeddedHistory {
             sizes: Sizes::load(&tables)?,
             fence: Fence::load(&tables)?,
             moves: Arc::new(Moves::new(Arc::clone(&tables))),
-            turns: Turns::new(limits.partitions),
+            turns: Turns::new(limits.partitions.into()),
             line: tokio::sync::Mutex::default(),
             rare: tokio::sync::Mutex::default(),
             rounds: Rounds::default(),
-            unconfirmed: unconfirmed::Rows::default(),
-            unplaced: unconfirmed::Entries::default(),
+            unconfirmed: Unconfirmed::default(),
             threads: Arc::new(Threads::load(&tables, clock.mono())?),
             tables,
             clock,

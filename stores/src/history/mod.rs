@@ -4,4 +4,5 @@
 pub mod embedded;
 #[cfg(feature = "scylla")]
 pub mod scylla;
+mod turns;
 mod unconfirmed;

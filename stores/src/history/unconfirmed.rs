@@ -3,7 +3,7 @@
 //! count a turn that is not there, and the earlier one, repeated, would be passed over with its turn.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     hash::Hash,
 };
 
@@ -15,7 +15,7 @@ use schemas::{
 };
 
 /// What is written in order: in which line it stands, and where.
-pub(super) trait Place: Copy + Ord {
+trait Place: Copy + Ord + Hash {
     /// Whose it is.
     fn epoch(self) -> Epoch;
 }
@@ -34,73 +34,90 @@ impl Place for Position {
 
 /// The places that failed, by their lines.
 #[derive(Debug)]
-pub(super) struct Unconfirmed<K, V>(Mutex<HashMap<K, BTreeSet<V>>>);
+struct Failed<K, V>(HashMap<K, BTreeSet<V>>);
 
-/// Rows of conversations.
-pub(super) type Rows = Unconfirmed<ConversationId, Version>;
-/// Entries of inboxes.
-pub(super) type Entries = Unconfirmed<Inbox, Position>;
-
-/// The rows of a batch.
-pub(super) fn rows(schedule: &Schedule) -> impl Iterator<Item = (&ConversationId, Version)> + Clone {
-    schedule.conversations.iter().map(|row| (&row.id, row.version))
-}
-
-/// The entries of a batch.
-pub(super) fn places(entries: &[Entry]) -> impl Iterator<Item = (&Inbox, Position)> + Clone {
-    entries.iter().map(|entry| (&entry.inbox, entry.position))
-}
-
-impl<K, V> Default for Unconfirmed<K, V> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<K: Clone + Eq + Hash, V: Place> Unconfirmed<K, V> {
-    /// Whether these may be written now: what is earlier in their lines, of the same owner, stands or is among these. Those
-    /// that may not are to be told as failed by [`Unconfirmed::ended`].
-    pub(super) fn allow<'a>(&self, batch: impl Iterator<Item = (&'a K, V)> + Clone) -> PortResult<()>
+impl<K: Clone + Eq + Hash, V: Place> Failed<K, V> {
+    /// Whether what is earlier in the lines of these, of the same owner, stands or is among them.
+    fn allow<'a>(&self, batch: impl Iterator<Item = (&'a K, V)> + Clone) -> bool
     where
         K: 'a,
     {
-        let failed = self.0.lock();
-        if failed.is_empty() {
-            return Ok(());
+        if self.0.is_empty() {
+            return true;
         }
-        let mine: HashMap<&K, BTreeSet<V>> = batch.clone().fold(HashMap::new(), |mut mine, (line, place)| {
-            mine.entry(line).or_insert_with(BTreeSet::new).insert(place);
-            mine
+        let mine: HashSet<(&K, V)> = batch.clone().collect();
+        let mut early = batch.filter(|(line, place)| {
+            let before = self.0.get(*line).into_iter().flatten();
+            let mut before = before.filter(|it| it.epoch() == place.epoch() && *it < place);
+            before.any(|it| !mine.contains(&(*line, *it)))
         });
+        early.next().is_none()
+    }
+
+    fn ended<'a>(&mut self, batch: impl Iterator<Item = (&'a K, V)>, stands: bool)
+    where
+        K: 'a,
+    {
+        if stands && self.0.is_empty() {
+            return;
+        }
         for (line, place) in batch {
-            let before = failed.get(line).into_iter().flatten();
-            let mut before = before.filter(|it| it.epoch() == place.epoch() && **it < place);
-            if before.any(|it| !mine.get(line).is_some_and(|mine| mine.contains(it))) {
-                return Err(PortError::Unavailable("an earlier write to the same place is not confirmed yet".into()));
+            if !stands {
+                self.0.entry(line.clone()).or_default().insert(place);
+            } else if let Some(places) = self.0.get_mut(line) {
+                places.retain(|it| it.epoch() >= place.epoch() && *it != place);
+                if places.is_empty() {
+                    self.0.remove(line);
+                }
             }
+        }
+    }
+}
+
+/// What failed of one process's writes.
+#[derive(Debug)]
+pub(super) struct Unconfirmed {
+    entries: Mutex<Failed<Inbox, Position>>,
+    rows: Mutex<Failed<ConversationId, Version>>,
+}
+
+impl Default for Unconfirmed {
+    fn default() -> Self {
+        Self { entries: Mutex::new(Failed(HashMap::new())), rows: Mutex::new(Failed(HashMap::new())) }
+    }
+}
+
+fn places(entries: &[Entry]) -> impl Iterator<Item = (&Inbox, Position)> + Clone {
+    entries.iter().map(|entry| (&entry.inbox, entry.position))
+}
+
+fn rows(schedule: &Schedule) -> impl Iterator<Item = (&ConversationId, Version)> + Clone {
+    schedule.conversations.iter().map(|row| (&row.id, row.version))
+}
+
+impl Unconfirmed {
+    /// Whether these may be written now. Those that may not are to be told as failed by [`Unconfirmed::ended`].
+    pub(super) fn allow(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+        let early = |of: &str| PortError::Unavailable(format!("an earlier write to this {of} is not confirmed yet"));
+        if !self.entries.lock().allow(places(entries)) {
+            return Err(early("inbox"));
+        }
+        if !self.rows.lock().allow(rows(schedule)) {
+            return Err(early("conversation"));
         }
         Ok(())
     }
 
     /// How the write of these ended.
-    pub(super) fn ended<'a>(&self, batch: impl Iterator<Item = (&'a K, V)>, stands: bool)
-    where
-        K: 'a,
-    {
-        let mut failed = self.0.lock();
-        if stands && failed.is_empty() {
-            return;
-        }
-        for (line, place) in batch {
-            if !stands {
-                failed.entry(line.clone()).or_default().insert(place);
-            } else if let Some(places) = failed.get_mut(line) {
-                places.retain(|it| it.epoch() >= place.epoch() && *it != place);
-                if places.is_empty() {
-                    failed.remove(line);
-                }
-            }
-        }
+    pub(super) fn ended(&self, entries: &[Entry], schedule: &Schedule, stands: bool) {
+        self.entries.lock().ended(places(entries), stands);
+        self.rows.lock().ended(rows(schedule), stands);
+    }
+
+    /// Whoever takes partitions over goes on from what stands in their inboxes.
+    #[cfg(feature = "scylla")]
+    pub(super) fn forget(&self, partitions: &[schemas::Partition]) {
+        self.entries.lock().0.retain(|inbox, _| !partitions.contains(&inbox.partition));
     }
 }
 
@@ -123,40 +140,40 @@ mod tests {
 
     #[test]
     fn nothing_is_written_after_a_row_that_failed_until_that_was_repeated() {
-        let failed = Rows::default();
-        failed.ended(rows(&batch(1, 3)), false);
-        assert!(failed.allow(rows(&batch(1, 4))).is_err(), "its turns would stand without those before them");
-        failed.ended(rows(&batch(1, 4)), false);
-        assert!(failed.allow(rows(&batch(1, 5))).is_err());
-        failed.allow(rows(&batch(1, 3))).unwrap();
-        failed.allow(rows(&batch(2, 4))).unwrap();
+        let failed = Unconfirmed::default();
+        failed.ended(&[], &batch(1, 3), false);
+        assert!(failed.allow(&[], &batch(1, 4)).is_err(), "its turns would stand without those before them");
+        failed.ended(&[], &batch(1, 4), false);
+        assert!(failed.allow(&[], &batch(1, 5)).is_err());
+        failed.allow(&[], &batch(1, 3)).unwrap();
+        failed.allow(&[], &batch(2, 4)).unwrap();
         let both = Schedule {
             conversations: [batch(1, 3), batch(1, 4)].into_iter().flat_map(|it| it.conversations).collect(),
             ..Schedule::default()
         };
-        failed.allow(rows(&both)).unwrap();
-        failed.ended(rows(&batch(1, 3)), true);
-        assert!(failed.allow(rows(&batch(1, 5))).is_err(), "what had to wait comes first");
-        failed.allow(rows(&batch(1, 4))).unwrap();
+        failed.allow(&[], &both).unwrap();
+        failed.ended(&[], &batch(1, 3), true);
+        assert!(failed.allow(&[], &batch(1, 5)).is_err(), "what had to wait comes first");
+        failed.allow(&[], &batch(1, 4)).unwrap();
     }
 
     #[test]
     fn an_entry_waits_for_the_place_before_it_also_where_its_conversation_is_another() {
-        let (failed, inbox) =
-            (Entries::default(), Inbox { user: "acme/business:sara".parse().unwrap(), partition: Partition(0) });
-        let at = |n| [(&inbox, Position { epoch: Epoch(1), n })].into_iter();
-        failed.ended(at(4), false);
-        assert!(failed.allow(at(5)).is_err(), "it would stand behind a gap");
-        failed.allow(at(4).chain(at(5))).unwrap();
-        failed.ended(at(4), true);
-        failed.allow(at(5)).unwrap();
+        let inbox = Inbox { user: "acme/business:sara".parse().unwrap(), partition: Partition(0) };
+        let at = |n| (&inbox, Position { epoch: Epoch(1), n });
+        let mut failed = Failed(HashMap::new());
+        failed.ended([at(4)].into_iter(), false);
+        assert!(!failed.allow([at(5)].into_iter()), "it would stand behind a gap");
+        assert!(failed.allow([at(4), at(5)].into_iter()));
+        failed.ended([at(4)].into_iter(), true);
+        assert!(failed.allow([at(5)].into_iter()));
     }
 
     #[test]
     fn a_newer_owner_s_row_forgets_what_an_older_one_did_not_get_done() {
-        let failed = Rows::default();
-        failed.ended(rows(&batch(1, 3)), false);
-        failed.ended(rows(&batch(2, 4)), true);
-        assert!(failed.0.lock().is_empty());
+        let failed = Unconfirmed::default();
+        failed.ended(&[], &batch(1, 3), false);
+        failed.ended(&[], &batch(2, 4), true);
+        assert!(failed.rows.lock().0.is_empty());
     }
 }

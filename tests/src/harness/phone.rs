@@ -202,6 +202,14 @@ impl Phone {
         }
     }
 
+    /// The id of what it sent under this `ref`, once that is accepted.
+    pub async fn accepted(&mut self, client_ref: &str) -> String {
+        let answer =
+            self.until_frame("an answer", |frame| frame["ref"] == client_ref && frame["type"] != "status").await;
+        assert_eq!(answer["type"], "accepted", "{answer}");
+        answer["id"].as_str().unwrap().to_owned()
+    }
+
     /// Reads until it has seen so many messages, reconnecting whenever the connection ends.
     pub async fn until_seen(&mut self, count: usize) {
         let read = async {

@@ -19,12 +19,6 @@ async fn send(device: &mut Phone, client_ref: &str, to: Value, content: &str) {
     device.say(frame).await;
 }
 
-async fn accepted(device: &mut Phone, client_ref: &str) -> String {
-    let answer = device.until_frame("an answer", |frame| frame["ref"] == client_ref && frame["type"] != "status").await;
-    assert_eq!(answer["type"], "accepted", "{answer}");
-    answer["id"].as_str().unwrap().to_owned()
-}
-
 fn frame_of<'a>(kind: &'a str, field: &'a str, value: Value) -> impl Fn(&Value) -> bool + 'a {
     move |frame| frame["type"] == kind && frame[field] == value
 }
@@ -41,7 +35,7 @@ async fn all_devices_of_both_sides_see_the_same_order() {
         device.connect().await.unwrap();
     }
     send(&mut phone, "first", json!(SARA), "from the phone 0").await;
-    let first = accepted(&mut phone, "first").await;
+    let first = phone.accepted("first").await;
     let item = desk.until_item("the first message", |item| item["id"] == first.as_str()).await;
     assert_eq!((&item["kind"], &item["seq"]), (&json!("chat"), &json!(1)), "{item}");
     let conversation = item["conversation_id"].clone();
@@ -77,7 +71,7 @@ async fn one_s_own_comes_to_one_s_other_devices_with_its_ref_and_is_not_delivere
     phone.connect().await.unwrap();
     tablet.connect().await.unwrap();
     send(&mut phone, "mine", json!(SARA), "hello").await;
-    let id = accepted(&mut phone, "mine").await;
+    let id = phone.accepted("mine").await;
     for device in [&mut phone, &mut tablet] {
         let item = device.until_item("the own message", |item| item["id"] == id.as_str()).await;
         assert_eq!((&item["ref"], &item["from"]), (&json!("mine"), &json!(number(1))), "{item}");
@@ -106,7 +100,7 @@ async fn ticks_and_marks_reach_the_sender_and_one_s_own_other_devices() {
         device.connect().await.unwrap();
     }
     send(&mut desk, "d", json!(number(1)), "may we bring it?").await;
-    let id = accepted(&mut desk, "d").await;
+    let id = desk.accepted("d").await;
     phone.until_seen(1).await;
     let tick = desk.until_frame("delivered", frame_of("status", "status", json!("delivered"))).await;
     assert_eq!((&tick["id"], &tick["ref"]), (&json!(id), &json!("d")));

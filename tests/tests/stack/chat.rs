@@ -17,9 +17,7 @@ fn status<'a>(client_ref: &'a str, status: &'a str) -> impl Fn(&Value) -> bool +
 /// Sends over the socket; the id that was answered.
 async fn send(device: &mut Phone, client_ref: &str, to: (&str, &Value), content: &str) -> String {
     device.say(json!({ "type": "send", "ref": client_ref, to.0: to.1, "content": content })).await;
-    let answer = device.until_frame("an answer", |frame| frame["ref"] == client_ref && frame["type"] != "status").await;
-    assert_eq!(answer["type"], "accepted", "{answer}");
-    answer["id"].as_str().unwrap().to_owned()
+    device.accepted(client_ref).await
 }
 
 /// A frame that has come already, or comes.

@@ -121,7 +121,7 @@ impl Facts for EmbeddedHistory {
         if facts.is_empty() {
             return Ok(Vec::new());
         }
-        let _turns = self.turns.take(facts.iter().map(|fact| fact.inbox.partition)).await;
+        let _turns = self.turns.take(facts.iter().map(|fact| fact.inbox.partition.0.into()).collect()).await;
         let (settled, writes) = self.tables.merge(facts)?;
         // Whoever acknowledged has gone on; what waits for this is told a moment later.
         self.tables.engine.write_along(writes).await?;

@@ -16,7 +16,7 @@ use super::{
     rows::{Body, Head, Place},
     tables::{Tables, broken, decode, mark, pair, put, remove, strange, unread, weight},
 };
-use crate::{embedded::Write, history::unconfirmed};
+use crate::{embedded::Write, history::unconfirmed::Unconfirmed};
 
 /// What one call of `record` writes, and by how much it makes the counts grow.
 #[derive(Default)]
@@ -221,11 +221,10 @@ impl Inboxes for EmbeddedHistory {
             let _line = self.line.lock().await;
             self.fence.check(entries, schedule)?;
             // Until it has its place in the queue: from there what is first stands first, or nothing more does.
-            let mut taken = Taken { history: self, entries, schedule, stands: false };
-            self.unplaced.allow(unconfirmed::places(entries))?;
-            self.unconfirmed.allow(unconfirmed::rows(schedule))?;
+            let mut taken = Taken { unconfirmed: &self.unconfirmed, entries, schedule, stands: false };
+            self.unconfirmed.allow(entries, schedule)?;
             let ended = || entries.iter().filter(|entry| entry.end.is_some());
-            let turns = self.turns.take(ended().map(|entry| entry.inbox.partition)).await;
+            let turns = self.turns.take(ended().map(|entry| entry.inbox.partition.0.into()).collect()).await;
             // Rows of one batch can be read one after the other: whoever meets an entry finds what belongs to it.
             let now = self.clock.mono();
             let (mut writes, moves) = self.threads.plan(&self.tables, schedule, now)?;
@@ -299,7 +298,7 @@ impl Inboxes for EmbeddedHistory {
 /// A batch on its way to its place in the queue. One that does not get there, whoever waits for it or not, has to be repeated
 /// before what follows it.
 struct Taken<'a> {
-    history: &'a EmbeddedHistory,
+    unconfirmed: &'a Unconfirmed,
     entries: &'a [Entry],
     schedule: &'a Schedule,
     stands: bool,
@@ -307,7 +306,6 @@ struct Taken<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.history.unplaced.ended(unconfirmed::places(self.entries), self.stands);
-        self.history.unconfirmed.ended(unconfirmed::rows(self.schedule), self.stands);
+        self.unconfirmed.ended(self.entries, self.schedule, self.stands);
     }
 }

@@ -44,7 +44,7 @@ struct Sweep {
 impl EmbeddedHistory {
     pub(super) async fn sweep(&self, partition: Partition, before: Timestamp, limit: usize) -> PortResult<Vec<Placed>> {
         // Settling writes back the rows that are judged here.
-        let _turn = self.turns.take([partition].into_iter()).await;
+        let _turn = self.turns.take(vec![partition.0.into()]).await;
         let begin = self.rounds.begin(partition, before);
         let visits = begin.is_some();
         let read = move |tables: &Tables| {

@@ -2,33 +2,27 @@
 //! each inbox. Calls about different inboxes do not wait for each other: where a server is slow each takes a second or two, and
 //! in one line they would take the sum.
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::MutexGuard;
+
+use crate::history::turns::Turns;
 
 /// Inboxes share a lock by the hash of their names: few enough that all may be held at once.
-const LOCKS: u64 = 256;
+const LOCKS: usize = 256;
 
 /// The locks of this process.
-pub(super) struct Ledgers(Vec<Mutex<()>>);
+pub(super) struct Ledgers(Turns);
 
 impl Default for Ledgers {
     fn default() -> Self {
-        Self((0..LOCKS).map(|_| Mutex::default()).collect())
+        Self(Turns::new(LOCKS))
     }
 }
 
 impl Ledgers {
-    /// Waits until nobody else changes the ledgers of these inboxes. Locks are taken in their order, so that two who need
-    /// several never wait for each other.
+    /// Waits until nobody else changes the ledgers of these inboxes.
     pub(super) async fn hold(&self, names: impl IntoIterator<Item = String>) -> Vec<MutexGuard<'_, ()>> {
-        let places = names.into_iter().map(|name| xxhash_rust::xxh3::xxh3_64(name.as_bytes()) % LOCKS);
-        let mut places: Vec<u64> = places.collect();
-        places.sort_unstable();
-        places.dedup();
-        let mut held = Vec::with_capacity(places.len());
-        for lock in places.into_iter().filter_map(|place| self.0.get(usize::try_from(place).ok()?)) {
-            held.push(lock.lock().await);
-        }
-        held
+        let number = |name: String| (xxhash_rust::xxh3::xxh3_64(name.as_bytes()) % LOCKS as u64) as usize;
+        self.0.take(names.into_iter().map(number).collect()).await
     }
 }
 

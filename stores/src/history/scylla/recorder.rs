@@ -31,7 +31,6 @@ use super::{
     shared::Shared,
     writes::{self, Unit},
 };
-use crate::history::unconfirmed;
 
 /// Calls that wait for their round; past that callers wait in line.
 const WAITING: usize = 1_024;
@@ -162,7 +161,7 @@ fn take(shared: &Shared, waiting: &mut VecDeque<Job>, busy: &mut HashSet<Touched
         }
         let Some(job) = waiting.pop_front() else { break };
         if let Err(why) = allowed(shared, &job.entries, &job.schedule) {
-            shared.rows.ended(unconfirmed::rows(&job.schedule), false);
+            shared.unconfirmed.ended(&job.entries, &job.schedule, false);
             // Who asked may have gone.
             let _ = job.answer.send(Err(why));
             continue;
@@ -185,20 +184,7 @@ fn owned(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResult<
 /// Whether these may be written now.
 fn allowed(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
     owned(shared, entries, schedule)?;
-    shared.rows.allow(unconfirmed::rows(schedule))?;
-    let failed = shared.failed.lock();
-    if failed.is_empty() {
-        return Ok(());
-    }
-    let own: HashSet<_> = entries.iter().map(|entry| (&entry.inbox, entry.position)).collect();
-    for entry in entries {
-        let before = failed.get(&entry.inbox).into_iter().flatten();
-        let mut before = before.filter(|at| at.epoch == entry.position.epoch && **at < entry.position);
-        if before.any(|at| !own.contains(&(&entry.inbox, *at))) {
-            return Err(PortError::Unavailable("an earlier write to this inbox is not confirmed yet".into()));
-        }
-    }
-    Ok(())
+    shared.unconfirmed.allow(entries, schedule)
 }
 
 /// Answers the jobs of a round.
@@ -208,25 +194,8 @@ fn end(shared: &Shared, jobs: Vec<Job>, outcome: PortResult<Vec<PortResult<()>>>
         for done in touched(job) {
             busy.remove(&done);
         }
-        shared.rows.ended(unconfirmed::rows(&job.schedule), outcome.is_ok());
+        shared.unconfirmed.ended(&job.entries, &job.schedule, outcome.is_ok());
     }
-    let mut failed = shared.failed.lock();
-    for entry in jobs.iter().flat_map(|job| &job.entries) {
-        match &outcome {
-            Ok(_) => {
-                if let Some(places) = failed.get_mut(&entry.inbox) {
-                    places.retain(|at| at.epoch >= entry.position.epoch && *at != entry.position);
-                    if places.is_empty() {
-                        failed.remove(&entry.inbox);
-                    }
-                }
-            }
-            Err(_) => {
-                failed.entry(entry.inbox.clone()).or_default().insert(entry.position);
-            }
-        }
-    }
-    drop(failed);
     let mut answers = outcome.clone().unwrap_or_default().into_iter();
     for job in jobs {
         let answer = match (&outcome, answers.next()) {
@@ -267,7 +236,7 @@ async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>>
     shared.cql.send_all(plan.ledgers).await?;
     shared.cql.send_units(plan.ends).await?;
     drop(alone);
-    try_join_all(cut(plan.turns).into_iter().map(|request| shared.cql.insist(request))).await?;
+    shared.cql.send_units(plan.turns).await?;
     shared.cql.send_all(plan.talks).await?;
     for wave in waves(plan.units) {
         try_join_all(wave.into_iter().map(|request| shared.cql.insist(request))).await?;

@@ -26,7 +26,7 @@ use super::{
     session::{Cql, Write, broken},
     statements::Pick,
 };
-use crate::history::unconfirmed;
+use crate::history::unconfirmed::Unconfirmed;
 
 /// Ids of one slot asked for at once: ScyllaDB takes a hundred keys in one restriction.
 const IDS: usize = 100;
@@ -87,10 +87,8 @@ pub(super) struct Shared {
     pub(super) taking: tokio::sync::Mutex<()>,
     /// Rows that say of a bucket that it is used.
     pub(super) marks: Mutex<Ages<(String, i64), ()>>,
-    /// Places whose write failed and was not repeated yet: nothing of their inbox is written after them.
-    pub(super) failed: Mutex<HashMap<Inbox, BTreeSet<Position>>>,
-    /// The same of conversations.
-    pub(super) rows: unconfirmed::Rows,
+    /// What failed and was not repeated yet: nothing of its inbox or conversation is written after it.
+    pub(super) unconfirmed: Unconfirmed,
     pub(super) due: Mutex<HashMap<Partition, DueIndex>>,
     /// Conversations written lately: their versions, and who they were listed for.
     pub(super) talks: Mutex<Ages<ConversationId, Stand>>,
@@ -113,8 +111,7 @@ impl Shared {
             sealing: tokio::sync::Mutex::default(),
             taking: tokio::sync::Mutex::default(),
             marks: Mutex::new(Ages::new(MARKS)),
-            failed: Mutex::default(),
-            rows: unconfirmed::Rows::default(),
+            unconfirmed: Unconfirmed::default(),
             due: Mutex::default(),
             talks: Mutex::new(Ages::new(limits.cql_states / 2)),
             ledgers: Ledgers::default(),
@@ -197,7 +194,7 @@ impl Shared {
     pub(super) fn forget(&self, partitions: &[Partition]) {
         self.known.lock().clear();
         self.talks.lock().clear();
-        self.failed.lock().retain(|inbox, _| !partitions.contains(&inbox.partition));
+        self.unconfirmed.forget(partitions);
         self.due.lock().retain(|partition, _| !partitions.contains(partition));
     }
 
