@@ -214,6 +214,7 @@ impl World {
             message.accepted_at = self.clock.wall();
             message.priority = Priority::ALL[(n / 3 % 3) as usize];
             message.send_at = later.then(|| self.clock.wall().plus_ms(3));
+            message.expires_at = (n % 5 == 2).then(|| self.clock.wall().plus_ms(4 + n % 7));
             if n % 2 == 1 {
                 message.id = MessageId::fresh(Timestamp(n as i64));
             }
@@ -245,12 +246,21 @@ impl World {
         }
     }
 
-    /// Whether everything in lanes and tiers is committed and nothing is scheduled any more.
+    /// Messages whose time is over and that nobody settled.
+    fn unsettled(&self) -> Vec<MessageId> {
+        let over = |message: &&Message| message.expires_at.is_some_and(|at| at <= self.clock.wall());
+        let ids = self.accepted.iter().filter(over).map(|message| message.id);
+        ids.filter(|id| !self.store.status(*id).is_settled()).collect()
+    }
+
+    /// Whether everything in lanes and tiers is committed, nothing is scheduled any more and what was to expire has.
     fn is_done(&self) -> bool {
         let topics = Priority::ALL.map(Topic::Lane).into_iter().chain(Tier::ALL.map(Topic::Retry));
         let all =
             topics.flat_map(|topic| (0..PARTITIONS).map(move |p| TopicPartition { topic, partition: Partition(p) }));
-        self.store.due_rows() == 0 && all.into_iter().all(|at| self.group.is_committed(at))
+        self.store.due().is_empty()
+            && self.unsettled().is_empty()
+            && all.into_iter().all(|at| self.group.is_committed(at))
     }
 
     /// What must hold at the end.
@@ -337,9 +347,9 @@ async fn play(strict: bool, faults: usize, happenings: Vec<Happening>) -> Result
         }
     });
     let settled = settled.await.is_ok();
-    let left = world.group.left();
+    let (left, open) = (world.group.left(), world.unsettled());
     world.check()?;
-    prop_assert!(settled, "not done within 20 s: {left}");
+    prop_assert!(settled, "not done within 20 s: {left}; not expired: {open:?}; due rows: {:?}", world.store.due());
     for pipeline in world.pipelines.drain(..) {
         prop_assert!(pipeline.failed().borrow().is_none());
         drop(pipeline);

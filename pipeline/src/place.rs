@@ -67,6 +67,8 @@ pub(crate) struct Placing<'a> {
     pub(crate) threads: &'a mut Threads,
     /// The bounds of chat.
     pub(crate) chat: &'a ChatLimits,
+    /// How long messages are kept, ms: retention ends what expires later, so that it needs no row.
+    pub(crate) retention_ms: u64,
 }
 
 impl Placing<'_> {
@@ -165,6 +167,7 @@ impl Placing<'_> {
         let message = fresh.message.clone();
         if let Some(at) = message.expires_at
             && fresh.end.is_none()
+            && at <= self.now.plus_ms(self.retention_ms)
         {
             let kind = DueKind::Expire { id: message.id, inbox: inbox.clone(), position };
             plan.schedule.add.push(Due { partition: inbox.partition, at, id: message.id, kind });

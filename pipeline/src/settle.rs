@@ -103,6 +103,7 @@ impl Settler {
             history: parts.history.clone(),
             clock: parts.clock.clone(),
             limits: parts.limits.clone(),
+            ownership: parts.ownership.clone(),
             gates: parts.gates.clone(),
             feed: parts.feed,
             stop: stop.clone(),

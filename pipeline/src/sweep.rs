@@ -24,9 +24,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     gate::Gates,
     item::DueItem,
+    ownership::Ownership,
     settle::{append, fact_of},
 };
 
+/// How long the row of a message that history does not have is left standing, ms. A store may write the row first; it may be
+/// away before the message stands too, or the owner may die, and then the message comes again from the log. A message that
+/// retention has removed does not come again.
+const MISSING_MS: u64 = 600_000;
 /// How often old dead letters are looked for, ms: they are kept for days, so a minute late is on time.
 const FORGET_EVERY_MS: u64 = 60_000;
 
@@ -40,6 +45,8 @@ pub(crate) struct SweepParts {
     pub(crate) clock: Arc<dyn Clock>,
     /// The bounds.
     pub(crate) limits: Arc<Limits>,
+    /// What is owned, and who is told that it is not any more.
+    pub(crate) ownership: Arc<Ownership>,
     /// The breakers of the ports: a store that is left alone is not swept either.
     pub(crate) gates: Arc<Gates>,
     /// Where scheduled messages go when they are due.
@@ -56,6 +63,8 @@ struct Swept {
     /// Rows given to the flow and not yet gone from the table. At most a look's rows, because a look sees no further than
     /// those that are in flight.
     fed: HashMap<MessageId, Timestamp>,
+    /// Rows whose message history did not have, and since when.
+    missing: HashMap<MessageId, Millis>,
     /// Messages that retention has found unreached, and whose end is on its way to history.
     ending: HashSet<MessageId>,
 }
@@ -70,6 +79,23 @@ impl Swept {
         rows.into_iter()
             .filter(|row| matches!(row.kind, DueKind::Expire { .. }) || !self.fed.contains_key(&row.id))
             .collect()
+    }
+
+    /// Of rows and their messages, those that can be decided about: not the expiry of a message that is not there yet.
+    fn there(&mut self, rows: Vec<Due>, placed: Vec<Option<Placed>>, now: Millis) -> Vec<(Due, Option<Placed>)> {
+        let before = std::mem::take(&mut self.missing);
+        let mut there = |row: &Due, placed: &Option<Placed>| {
+            if placed.is_some() || matches!(row.kind, DueKind::Send(_)) {
+                return true;
+            }
+            let since = before.get(&row.id).copied().unwrap_or(now);
+            let waits = now.since(since) < MISSING_MS;
+            if waits {
+                self.missing.insert(row.id, since);
+            }
+            !waits
+        };
+        rows.into_iter().zip(placed).filter(|(row, placed)| there(row, placed)).collect()
     }
 
     /// Of what retention found unreached, that whose end is not on its way yet.
@@ -92,10 +118,10 @@ struct Plan {
 }
 
 /// Decides what rows that are due come to, by what is known of their messages.
-fn plan(rows: Vec<Due>, placed: &[Option<Placed>], now: Timestamp) -> Plan {
+fn plan(rows: Vec<(Due, Option<Placed>)>, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    for (row, placed) in rows.into_iter().zip(placed) {
-        match (&row.kind, placed) {
+    for (row, placed) in rows {
+        match (&row.kind, &placed) {
             // It was taken back while it waited.
             (DueKind::Send(_), Some(placed)) if placed.state.is_done(placed.state.round()) => plan.done.push(row),
             (DueKind::Send(_), _) => plan.feed.push(row),
@@ -166,9 +192,14 @@ impl Sweep {
                 outcome = self.retain(*partition, &mut swept).await;
             }
             self.swept.insert(*partition, swept);
-            if let Err(error) = outcome {
-                metrics::counter!("esh3ar_port_retries_total", "call" => "sweep").increment(1);
-                tracing::warn!(%partition, %error, "the sweep looks again later");
+            match outcome {
+                Ok(()) => {}
+                // Whatever else goes on here, nobody would sweep it any more.
+                Err(error @ PortError::Fenced(_)) => self.parts.ownership.lost(*partition, *epoch, &error),
+                Err(error) => {
+                    metrics::counter!("esh3ar_port_retries_total", "call" => "sweep").increment(1);
+                    tracing::warn!(%partition, %error, "the sweep looks again later");
+                }
             }
         }
         // Dead letters belong to no partition: the owner of the first one forgets them.
@@ -193,7 +224,7 @@ impl Sweep {
         }
         let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
         let placed = gates.history.call(history.messages(&ids)).await?;
-        let plan = plan(rows, &placed, now);
+        let plan = plan(swept.there(rows, placed, self.parts.clock.mono()), now);
         // The fact first: a crash in between says it twice, which is the same as once.
         self.tell(plan.facts).await?;
         if !plan.done.is_empty() {

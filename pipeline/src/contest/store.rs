@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use schemas::{
     BroadcastId, ConversationId, Cursor, DeviceId, Epoch, Fact, Inbox, Message, MessageId, Partition, Phone, Position,
-    State, Timestamp, UserId, fact::Past, port::*,
+    State, Status, Timestamp, UserId, fact::Past, port::*,
 };
 
 use super::{
@@ -70,14 +70,23 @@ impl Kept {
         all.flat_map(|(inbox, _)| self.chain(inbox)).find(own)
     }
 
-    /// Entries, and the rows of the due-table.
+    /// New rows of the due-table: that of an expiry is known by its message and time alone.
+    fn schedule(&mut self, schedule: &Schedule) {
+        for due in &schedule.add {
+            let sends = matches!(due.kind, DueKind::Send(_));
+            let stands = self.due.iter().any(|row| is_same(row, due)) || (sends && self.find(due.id).is_some());
+            if !stands {
+                self.due.push(due.clone());
+            }
+        }
+    }
+
+    /// Entries, and what is done with of the due-table.
     fn write(&mut self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
         for entry in entries {
             self.inboxes.entry(entry.inbox.clone()).or_default().insert(entry.position, entry.clone());
-        }
-        for due in &schedule.add {
-            if !self.due.contains(due) && self.find(due.id).is_none() {
-                self.due.push(due.clone());
+            if let Some(end) = &entry.end {
+                self.states.entry(entry.message.id).or_default().merge(end.clone());
             }
         }
         // Before rows are taken away it is looked whose they are: who was overtaken takes none, and is told.
@@ -88,9 +97,14 @@ impl Kept {
         if schedule.done.iter().any(|due| is_late(due.partition)) {
             return Err(PortError::Fenced("overtaken".into()));
         }
-        self.due.retain(|due| !schedule.done.contains(due));
+        self.due.retain(|due| !schedule.done.iter().any(|done| is_same(done, due)));
         Ok(())
     }
+}
+
+fn is_same(one: &Due, other: &Due) -> bool {
+    let name = |due: &Due| (due.partition, due.at, due.id, matches!(due.kind, DueKind::Send(_)));
+    name(one) == name(other)
 }
 
 /// The store, as one process sees it.
@@ -140,8 +154,12 @@ impl Store {
         kept.find(id).is_some() || kept.due.iter().any(|due| due.id == id)
     }
 
-    pub(super) fn due_rows(&self) -> usize {
-        self.kept.lock().due.len()
+    pub(super) fn status(&self, id: MessageId) -> Status {
+        self.kept.lock().states.get(&id).map(State::status).unwrap_or_default()
+    }
+
+    pub(super) fn due(&self) -> Vec<Due> {
+        self.kept.lock().due.clone()
     }
 
     pub(super) fn chains(&self) -> Vec<(Inbox, Vec<Entry>)> {
@@ -166,6 +184,7 @@ impl Store {
             return Err(PortError::Fenced("overtaken".into()));
         }
         talks::record(&mut kept, &mut self.stands.lock(), entries, schedule);
+        kept.schedule(schedule);
         if !self.halves(schedule) {
             kept.write(entries, schedule)?;
         }
@@ -176,7 +195,8 @@ impl Store {
     }
 
     fn halves(&self, schedule: &Schedule) -> bool {
-        !self.strict && !schedule.conversations.is_empty()
+        let plain = schedule.conversations.is_empty() && schedule.add.is_empty();
+        !self.strict && !plain
     }
 
     /// The second step, with time in between for others to write.
@@ -238,7 +258,8 @@ impl Inboxes for Store {
             let one = |id: &MessageId| {
                 let at = |e: &Entry| Known { fingerprint: e.message.fingerprint, position: Some(e.position) };
                 let due = || {
-                    kept.due.iter().find(|due| due.id == *id).map(|_| Known { fingerprint: [0; 16], position: None })
+                    let mut sends = kept.due.iter().filter(|due| matches!(due.kind, DueKind::Send(_)));
+                    sends.find(|due| due.id == *id).map(|_| Known { fingerprint: [0; 16], position: None })
                 };
                 kept.find(*id).map(at).or_else(due)
             };
@@ -256,7 +277,8 @@ impl Inboxes for Store {
             false => Err(PortError::Unavailable("an earlier row is not confirmed yet".into())),
         };
         self.stands.lock().ended(entries, schedule, begun.is_ok());
-        drop(line);
+        // Nobody of this process writes to an inbox between the rows that lead to its entries and these.
+        let _line = (!schedule.add.is_empty()).then_some(line);
         let outcome = self.finish(entries, schedule, begun?).await;
         if outcome.is_err() {
             self.stands.lock().ended(entries, schedule, false);

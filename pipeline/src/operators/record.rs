@@ -287,9 +287,16 @@ fn write(shared: &Rc<Shared>, lane: Lane, mut batch: Batch<Items>, holds: Holds,
         }
     }
     let chat = &shared.kit.limits.chat;
-    let (tails_now, threads_now) = (&mut *tails, &mut *threads);
-    let mut placing =
-        Placing { lane, now, write: number, found: &answers.found, tails: tails_now, threads: threads_now, chat };
+    let mut placing = Placing {
+        lane,
+        now,
+        write: number,
+        found: &answers.found,
+        tails: &mut tails,
+        threads: &mut threads,
+        chat,
+        retention_ms: shared.kit.limits.message.retention_ms,
+    };
     let Plan { entries, schedule, steps, repeats } = placing.plan(std::mem::take(&mut batch.load));
     holds.threads.iter().for_each(|(id, epoch)| threads.unpin(*id, *epoch));
     holds.inboxes.iter().flatten().for_each(|(inbox, epoch)| tails.unpin(inbox, *epoch));

@@ -39,8 +39,9 @@ fn plan(items: Vec<Item>, found: &Found, tails: &mut Tails) -> Plan {
         (Some(inbox), item)
     });
     let items = items.collect();
-    let (threads, chat) = (&mut Threads::new(10), &ChatLimits::default());
-    Placing { lane: Lane::Normal, now: Timestamp(1_000), write: 1, found, tails, threads, chat }.plan(items)
+    let (threads, chat, retention_ms) = (&mut Threads::new(10), &ChatLimits::default(), 10_000);
+    Placing { lane: Lane::Normal, now: Timestamp(1_000), write: 1, found, tails, threads, chat, retention_ms }
+        .plan(items)
 }
 
 fn one(change: impl FnOnce(&mut Message, &mut Fresh)) -> Item {
@@ -84,6 +85,13 @@ fn what_becomes_of_a_message() {
     let table: Vec<(&str, Item, Found, &[&str])> = vec![
         ("new", one(|_, _| {}), nothing(), &["entry", "offer"]),
         ("with an end", one(|m, _| m.expires_at = at(2_000)), nothing(), &["entry", "expires", "offer"]),
+        (
+            "with an end in retention's time",
+            one(|m, _| m.expires_at = at(11_000)),
+            nothing(),
+            &["entry", "expires", "offer"],
+        ),
+        ("with an end past retention", one(|m, _| m.expires_at = at(11_001)), nothing(), &["entry", "offer"]),
         (
             "expired",
             one(|m, f| {

@@ -10,6 +10,7 @@ struct Bench {
     history: Arc<MemoryHistory>,
     clock: Arc<ManualClock>,
     fed: mpsc::Receiver<Vec<DueItem>>,
+    ownership: Arc<Ownership>,
     sweep: Sweep,
 }
 
@@ -28,16 +29,19 @@ fn bench_with_room(rows: usize, room: usize) -> Bench {
     let mut limits = Limits::default();
     (limits.flow.due_rows, limits.flow.due_every_ms) = (rows, 1);
     let (feed, fed) = mpsc::channel(room);
+    let ownership = Arc::new(Ownership::of(4));
+    all(1).into_iter().for_each(|(partition, epoch)| ownership.took(partition, epoch));
     let sweep = Sweep::new(SweepParts {
         log: log.clone(),
         history: history.clone(),
         clock: clock.clone(),
         limits: Arc::new(limits),
+        ownership: ownership.clone(),
         gates: crate::testing::gates(),
         feed,
         stop: CancellationToken::new(),
     });
-    Bench { log, history, clock, fed, sweep }
+    Bench { log, history, clock, fed, ownership, sweep }
 }
 
 impl Bench {
@@ -191,6 +195,43 @@ async fn an_expired_message_fails_unless_it_was_settled() {
     }
 }
 
+/// A store may write the row before the message, and an owner may die in between.
+#[tokio::test]
+async fn the_row_of_a_message_that_is_not_there_yet_stays() {
+    let mut bench = bench(1_000);
+    let (late, other) = (bench.expiring(1, 0), bench.expiring(2, 0));
+    bench.history.placed.lock().remove(&late.id);
+    bench.look().await;
+    assert_eq!(bench.log.facts().iter().map(|fact| fact.id).collect::<Vec<_>>(), [other.id]);
+    bench.clock.pass(MISSING_MS - 1);
+    bench.look().await;
+    assert_eq!(bench.history.dues.lock().len(), 1);
+    bench.history.keep(&late, Some(PLACE));
+    bench.look().await;
+    assert_eq!(
+        bench.log.facts().last().map(|fact| (fact.id, fact.what)),
+        Some((late.id, What::Failed(Reason::Expired)))
+    );
+    assert!(bench.history.dues.lock().is_empty());
+}
+
+#[tokio::test]
+async fn the_row_of_a_message_that_never_comes_goes() {
+    let mut bench = bench(1_000);
+    let gone = bench.expiring(1, 0);
+    bench.history.placed.lock().remove(&gone.id);
+    bench.look().await;
+    bench.clock.pass(MISSING_MS - 1);
+    bench.look_since(2).await;
+    assert_eq!(bench.history.dues.lock().len(), 1);
+    bench.clock.pass(MISSING_MS - 1);
+    bench.look_since(2).await;
+    assert_eq!(bench.history.dues.lock().len(), 1, "whoever takes the partition over waits anew");
+    bench.clock.pass(1);
+    bench.look_since(2).await;
+    assert!(bench.history.dues.lock().is_empty() && bench.log.facts().is_empty());
+}
+
 #[tokio::test]
 async fn a_row_stays_until_its_fact_is_durable() {
     let mut bench = bench(1_000);
@@ -200,6 +241,17 @@ async fn a_row_stays_until_its_fact_is_durable() {
     assert_eq!((bench.log.facts().len(), bench.history.dues.lock().len()), (1, 1));
     bench.look().await;
     assert_eq!((bench.log.facts().len(), bench.history.dues.lock().len()), (2, 0), "said twice is the same as once");
+}
+
+/// An owner that was overtaken may have nothing to do but this: whoever hands out partitions is to hear of it.
+#[tokio::test]
+async fn an_overtaken_owner_hears_of_it() {
+    let mut bench = bench(1_000);
+    let partition = bench.expiring(1, 0).inbox(4).partition;
+    bench.history.faults.next("record", PortError::Fenced("overtaken".into()));
+    bench.look().await;
+    assert_eq!(bench.ownership.take_lost(), [(partition, Epoch(1))]);
+    assert_eq!(bench.history.dues.lock().len(), 1, "the row is the newer owner's");
 }
 
 #[tokio::test]

@@ -236,7 +236,7 @@ async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>>
     shared.cql.send_all(plan.ledgers).await?;
     shared.cql.send_units(plan.ends).await?;
     drop(alone);
-    shared.cql.send_units(plan.turns).await?;
+    tokio::try_join!(shared.cql.send_units(plan.turns), shared.cql.send_units(plan.leads))?;
     shared.cql.send_all(plan.talks).await?;
     for wave in waves(plan.units) {
         try_join_all(wave.into_iter().map(|request| shared.cql.insist(request))).await?;
@@ -257,30 +257,29 @@ fn waves(units: Vec<Unit>) -> Vec<Vec<Vec<Write>>> {
             wave.push(piece);
         }
     };
-    let (mut order, mut inboxes) = (Vec::new(), HashMap::<String, Vec<(i64, Vec<Write>)>>::new());
-    for Unit { inbox, rows } in units {
+    let (mut order, mut inboxes) = (Vec::new(), HashMap::<String, Vec<(i64, Write)>>::new());
+    for Unit { inbox, row } in units {
         match inbox {
-            None => put(0, rows),
+            None => put(0, vec![row]),
             Some((name, bucket)) => match inboxes.get_mut(&name) {
-                Some(there) => there.push((bucket, rows)),
+                Some(there) => there.push((bucket, row)),
                 None => {
                     order.push(name.clone());
-                    inboxes.insert(name, vec![(bucket, rows)]);
+                    inboxes.insert(name, vec![(bucket, row)]);
                 }
             },
         }
     }
-    for units in order.into_iter().filter_map(|name| inboxes.remove(&name)) {
+    for rows in order.into_iter().filter_map(|name| inboxes.remove(&name)) {
         let (mut wave, mut open, mut bytes, mut at) = (0, Vec::<Write>::new(), 0, i64::MIN);
-        for (bucket, rows) in units {
-            let heavy: usize = rows.iter().map(|row| row.weight).sum();
-            let fits = bucket == at && bytes + heavy <= BYTES && open.len() + rows.len() <= ROWS;
+        for (bucket, row) in rows {
+            let fits = bucket == at && bytes + row.weight <= BYTES && open.len() < ROWS;
             if !open.is_empty() && !fits {
                 put(wave, std::mem::take(&mut open));
                 (wave, bytes) = (wave + 1, 0);
             }
-            open.extend(rows);
-            (bytes, at) = (bytes + heavy, bucket);
+            (bytes, at) = (bytes + row.weight, bucket);
+            open.push(row);
         }
         if !open.is_empty() {
             put(wave, open);
@@ -300,7 +299,7 @@ mod tests {
     fn unit(inbox: u8, bucket: i64, bytes: usize) -> Unit {
         let name = CqlValue::Text(format!("{inbox}"));
         let row = Write::new(Pick::Entry, vec![name, CqlValue::BigInt(bucket), CqlValue::Blob(vec![0; bytes])]);
-        Unit { inbox: Some((format!("{inbox}"), bucket)), rows: vec![row] }
+        Unit { inbox: Some((format!("{inbox}"), bucket)), row }
     }
 
     proptest! {

@@ -18,6 +18,7 @@ use super::{
     ages::Ages,
     conversations::Stand,
     counts::Counts,
+    due::Index,
     forks::{Fork, Forks},
     keys::{self, Stamps},
     ledgers::Ledgers,
@@ -41,16 +42,6 @@ pub(super) struct Known {
     pub(super) state: State,
     /// Its inbox and place, where it has one, and whether it is one-way.
     pub(super) place: Option<(Inbox, Position, bool)>,
-}
-
-/// What stands in the due-table of a partition that this process owns.
-#[derive(Debug, Clone, Default)]
-pub(super) struct DueIndex {
-    pub(super) buckets: BTreeSet<i64>,
-    /// Nothing stands before this time.
-    pub(super) floor: i64,
-    /// The earliest time that was added since the last look began.
-    pub(super) fresh: i64,
 }
 
 type HeadRow = (i64, i32, Vec<u8>);
@@ -89,7 +80,7 @@ pub(super) struct Shared {
     pub(super) marks: Mutex<Ages<(String, i64), ()>>,
     /// What failed and was not repeated yet: nothing of its inbox or conversation is written after it.
     pub(super) unconfirmed: Unconfirmed,
-    pub(super) due: Mutex<HashMap<Partition, DueIndex>>,
+    pub(super) due: Mutex<HashMap<Partition, Index>>,
     /// Conversations written lately: their versions, and who they were listed for.
     pub(super) talks: Mutex<Ages<ConversationId, Stand>>,
     /// Ledgers are read and written back: one at a time for each inbox.

@@ -24,12 +24,11 @@ use super::{
 pub(super) const SHARDS: i32 = 16;
 const WEEK_MS: i64 = 7 * 24 * 3_600_000;
 
-/// Rows that go into one request.
+/// A row, and the CQL partition in which its order counts: that of an inbox and its bucket.
 #[derive(Debug)]
 pub(super) struct Unit {
-    /// The CQL partition whose order counts: an inbox and its bucket.
     pub(super) inbox: Option<(String, i64)>,
-    pub(super) rows: Vec<Write>,
+    pub(super) row: Write,
 }
 
 /// What a round writes, and what is to be remembered when it stands.
@@ -41,9 +40,12 @@ pub(super) struct Plan {
     pub(super) ends: Vec<Vec<Write>>,
     /// Then turns and what leads to them, and places in lists.
     pub(super) turns: Vec<Vec<Write>>,
+    /// With them rows of the due-table, and what leads to entries: an owner that dies here leaves no entry that is not found
+    /// by its id, does not expire or that retention does not come by, and no scheduled message that is known and never sent.
+    pub(super) leads: Vec<Vec<Write>>,
     /// Then the rows of conversations, which never say more than there is.
     pub(super) talks: Vec<Write>,
-    /// Then entries and what leads to them: an inbox has no message whose thread lacks it.
+    /// Then entries, and scheduled messages under their ids: an inbox has no message whose thread lacks it.
     pub(super) units: Vec<Unit>,
     pub(super) after: After,
 }
@@ -169,22 +171,18 @@ impl Plan {
         let (n, epoch) = keys::columns(*position);
         let (name, bucket) = (keys::inbox(&entry.inbox), keys::bucket(position.n));
         let stamp = shared.stamps.next(position.epoch);
-        let mut rows = Vec::with_capacity(3);
+        let mut leads = Vec::with_capacity(3);
         if prev.epoch != position.epoch {
-            let prev = keys::columns(*prev).1;
-            rows.push(Write::new(
-                Pick::Fork,
-                vec![Text(name.clone()), Int(epoch), BigInt(n), Int(prev), BigInt(stamp)],
-            ));
+            leads.push(fork_row(&name, *position, *prev, stamp));
         }
         if bucket > 0 && keys::first_of(bucket) == position.n {
-            rows.push(Write::new(Pick::Bucket, vec![Text(name.clone()), BigInt(bucket), BigInt(stamp)]));
+            leads.push(Write::new(Pick::Bucket, vec![Text(name.clone()), BigInt(bucket), BigInt(stamp)]));
         }
         if !shared.mine.lock().contains_key(&entry.inbox.partition) {
             shared.met(entry.inbox.partition, position.epoch);
         }
         if is_own(entry) {
-            rows.push(place_row(shared, entry, stamp));
+            leads.push(place_row(shared, entry, stamp));
             self.after.kept += 1;
         }
         let row = [
@@ -196,9 +194,9 @@ impl Plan {
             Blob(blob(&entry.message)),
             Int(shared.ttl),
         ];
-        rows.push(Write::new(Pick::Entry, row.into()));
-        self.active(shared, &entry.inbox, &name, entry.recorded_at, &mut rows);
-        self.units.push(Unit { inbox: Some((name, bucket)), rows });
+        self.active(shared, &entry.inbox, &name, entry.recorded_at, &mut leads);
+        self.leads.push(leads);
+        self.units.push(Unit { inbox: Some((name, bucket)), row: Write::new(Pick::Entry, row.into()) });
     }
 
     /// Says, once a week, that this inbox was written to.
@@ -273,7 +271,6 @@ impl Plan {
     }
 
     fn add(&mut self, shared: &Shared, due: &Due, place: Option<&Place>, stamp: i64) {
-        let mut rows = Vec::with_capacity(3);
         let value = match &due.kind {
             DueKind::Expire { inbox, position, .. } => blob(&(inbox, position)),
             DueKind::Send(message) => {
@@ -301,13 +298,13 @@ impl Plan {
                         Int(ttl.min(600_000_000)),
                         BigInt(stamp),
                     ];
-                    rows.push(Write::new(Pick::Scheduled, row.into()));
+                    self.units.push(Unit { inbox: None, row: Write::new(Pick::Scheduled, row.into()) });
                     self.after.kept += 1;
                 }
                 Vec::new()
             }
         };
-        let bucket = due::bucket(due.at);
+        let (bucket, mut rows) = (due::bucket(due.at), Vec::with_capacity(2));
         rows.push(due_row(due::name(due.partition), due, value, stamp));
         // Remembered only where it is not past: who sweeps takes past buckets away.
         if due::is_past(bucket, shared.clock.wall()) {
@@ -317,7 +314,7 @@ impl Plan {
         }
         due::added(shared, due.partition, due.at);
         self.after.due += 1;
-        self.units.push(Unit { inbox: None, rows });
+        self.leads.push(rows);
     }
 }
 

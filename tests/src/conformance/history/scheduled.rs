@@ -146,3 +146,25 @@ pub async fn expiry_comes_up_when_it_is_due(bed: &mut dyn Installation) {
     assert!(history.due(inbox.partition, NOON, 10).await.unwrap().is_empty());
     assert_eq!(whole(&*history, &inbox).await, written, "the entry itself stays");
 }
+
+/// Who asks waits no longer than it likes; a look that was given up at any point hides nothing from the next one.
+pub async fn a_look_that_was_given_up_hides_nothing(bed: &mut dyn Installation) {
+    let here = partition(&*bed.history(), 24).await;
+    let inbox = Inbox { partition: here, ..inbox(&tenant(), 1) };
+    // In buckets of their own, where a store has any.
+    let mut rows: Vec<_> = (0..6).map(|hours| send(here, &message(&inbox), hours * 3_600_000 - 7_200_000)).collect();
+    add(&*bed.history(), rows.clone()).await;
+    for patience in 0..8 {
+        let history = bed.another().await;
+        history.take_over(&[here]).await.unwrap();
+        let look = history.due(here, Timestamp(i64::MAX), 100);
+        // None at all for the first: it is polled once.
+        let _ = tokio::time::timeout(std::time::Duration::from_micros(200 * patience), look).await;
+        let row = send(here, &message(&inbox), 100);
+        add(&*history, vec![row.clone()]).await;
+        rows.push(row);
+        rows.sort_by_key(|due| (due.at, due.id));
+        let found = history.due(here, Timestamp(i64::MAX), 100).await.unwrap();
+        assert_eq!(ids(&found), ids(&rows), "with a patience of {patience}");
+    }
+}

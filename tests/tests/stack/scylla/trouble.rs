@@ -1,6 +1,7 @@
 //! What is wrong is said in a sentence that says what to do, and a server that dies or freezes loses nothing.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,9 +11,9 @@ use std::{
 
 use ops::clock::SystemClock;
 use schemas::{
-    Inbox, What,
+    Inbox, Partition, What,
     limits::StoreLimits,
-    port::{Entry, Facts, Inboxes, PortError, Schedule},
+    port::{Due, DueKind, Entry, Facts, Inboxes, PortError, Schedule},
 };
 use stores::{
     history::scylla::{ScyllaHistory, schema},
@@ -185,6 +186,67 @@ async fn a_count_whose_states_were_never_written_is_not_made_twice() {
     assert_eq!(unread().await, 2, "a count made twice would be short");
     second.settle(&[fact(&all[3], What::Read, 2)]).await.unwrap();
     assert_eq!(unread().await, 1);
+}
+
+/// An owner dies in the middle of a write, at any moment of it: no entry stands that is not found by its id or does not expire,
+/// and no scheduled message is known that will never be sent. What is not known comes again from the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_dies_while_writing_leaves_nothing_half_done() {
+    let address = shared().await;
+    let reader = open(address).await;
+    let (mut whole_write, mut cut) = (Duration::ZERO, 0);
+    for step in 0..=24u32 {
+        let inbox = Inbox { partition: Partition(30), ..inbox(&tenant(), 1) };
+        let mut all = entries(&inbox, 150);
+        let later: Vec<_> = (0..50).map(|_| message(&inbox)).collect();
+        let mut add = Vec::new();
+        for entry in &mut all {
+            let mut message = (*entry.message).clone();
+            message.content.body = "x".repeat(3_000);
+            entry.message = Arc::new(message);
+            let kind = DueKind::Expire { id: entry.message.id, inbox: inbox.clone(), position: entry.position };
+            add.push(Due { partition: inbox.partition, at: NOON, id: entry.message.id, kind });
+        }
+        for message in &later {
+            let kind = DueKind::Send(Arc::new(message.clone()));
+            add.push(Due { partition: inbox.partition, at: NOON, id: message.id, kind });
+        }
+        // The first is left in peace, and tells how long the others may live.
+        let lives = if step == 0 { Duration::from_secs(30) } else { whole_write * (step - 1) / 23 };
+        let entries = all.clone();
+        let owner = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            let took = runtime.block_on(async {
+                let owner = open(address).await;
+                let schedule = Schedule { add, ..Schedule::default() };
+                let began = Instant::now();
+                let written = tokio::time::timeout(lives, owner.record(&entries, &schedule)).await;
+                written.is_ok_and(|written| written.is_ok()).then(|| began.elapsed())
+            });
+            runtime.shutdown_background();
+            took
+        });
+        let took = tokio::task::spawn_blocking(|| owner.join().unwrap()).await.unwrap();
+        let stands: Vec<_> = whole(&*reader, &inbox).await.into_iter().map(|entry| entry.message.id).collect();
+        let waits: Vec<_> = later.iter().map(|message| message.id).collect();
+        let known = reader.known(&waits).await.unwrap();
+        let known = waits.into_iter().zip(known).filter(|(_, known)| known.is_some()).map(|(id, _)| id);
+        let found = reader.messages(&stands).await.unwrap();
+        let lost = found.iter().filter(|found| found.is_none()).count();
+        assert_eq!(lost, 0, "of {} entries that stand {lost} are not found by their ids", stands.len());
+        let due = reader.due(inbox.partition, NOON, 100_000).await.unwrap();
+        let due: HashSet<_> = due.into_iter().map(|due| due.id).collect();
+        let missing = stands.iter().filter(|id| !due.contains(id)).count();
+        assert_eq!(missing, 0, "of {} entries that stand {missing} will not expire", stands.len());
+        let never = known.filter(|id| !due.contains(id)).count();
+        assert_eq!(never, 0, "{never} scheduled messages are known and will never be sent");
+        match took {
+            Some(took) if step == 0 => whole_write = took,
+            None if step > 0 => cut += 1,
+            _ => assert!(step > 0, "the write that is left in peace succeeds"),
+        }
+    }
+    assert!(cut > 0, "nobody died in the middle of a write");
 }
 
 /// What was answered, by inbox.
