@@ -2,10 +2,11 @@
 //! would run them. What drills break, benchmarks load and tests ask.
 //!
 //! Clients reach the roles through two load balancers, one in front of those who take messages in and one in front of those
-//! who hold sockets. Where a plan asks for it, a bad network can be put between the roles and each server.
+//! who hold sockets. Where a plan asks for it, a bad network can be put between each process and each server.
 
 mod proxy;
 mod servers;
+mod ways;
 
 use std::path::PathBuf;
 
@@ -16,7 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use schemas::{Tenant, Timestamp};
 
 pub use proxy::{Mode, Proxy};
-pub use servers::Nodes;
+pub use servers::{Kind, Nodes};
+pub use ways::Ways;
 
 use crate::{
     child::{Launch, Server, free_ports},
@@ -40,7 +42,7 @@ pub struct Plan {
     pub cassandra: usize,
     /// Settings of every process, as `--set` takes them.
     pub set: Vec<String>,
-    /// Whether a bad network can be put between roles and servers, where there is one server of a kind.
+    /// Whether a bad network can be put between processes and servers ([`Ways`]).
     pub proxied: bool,
     /// Whether servers are compiled for long runs.
     pub long: bool,
@@ -137,17 +139,6 @@ impl Member {
     }
 }
 
-/// The ways between roles and servers; none to servers that are several: they tell their clients of each other.
-#[derive(Default)]
-pub struct Ways {
-    /// To Kafka.
-    pub kafka: Option<Proxy>,
-    /// To Cassandra.
-    pub cassandra: Option<Proxy>,
-    /// To Redis.
-    pub redis: Option<Proxy>,
-}
-
 /// A running set-up. Everything ends when it is dropped.
 pub struct Cluster {
     /// The processes.
@@ -156,7 +147,7 @@ pub struct Cluster {
     pub front: Proxy,
     /// In front of those who hold sockets.
     pub sockets: Proxy,
-    /// The network between roles and servers, where the plan asked for one that can be bad.
+    /// The networks between processes and servers, where the plan asked for ones that can be bad.
     pub ways: Ways,
     /// The log's servers.
     pub kafka: Nodes,
@@ -175,49 +166,41 @@ impl Cluster {
     pub async fn start(plan: Plan) -> Result<Self> {
         let (stack, folder, long) = (&plan.stack, &plan.folder, if plan.long { &["--long"][..] } else { &[] });
         let (front_port, sockets_port) = free_ports()?;
-        let (kafka_way, _) = free_ports()?;
-        let shown = format!("advertised.listeners=PLAIN://127.0.0.1:{kafka_way}");
+        let names: Vec<_> = plan.roles.iter().flat_map(|(role, count)| (1..=*count).map(|n| (*role, n))).collect();
+        let ports = Ways::kafka_ports(&plan, names.len())?;
+        let listeners: Vec<String> = ports.iter().map(|(own, shown)| format!("{own}:{shown}")).collect();
         let mut kafka_more = long.to_vec();
-        if plan.proxied && plan.kafka == 1 {
-            // A broker tells its clients where to come: through the network in between.
-            kafka_more.extend(["--set", &shown]);
-        }
+        kafka_more.extend(listeners.iter().flat_map(|ports| ["--listener", ports]));
         let folders = ["kafka", "cassandra", "redis"].map(|name| folder.join(name));
         let (kafka, cassandra, redis) = tokio::try_join!(
             Nodes::start(stack, "kafka", &folders[0], plan.kafka, &kafka_more),
             Nodes::start(stack, "cassandra", &folders[1], plan.cassandra, long),
             Nodes::start(stack, "redis", &folders[2], 1, &[]),
         )?;
-        let mut ways = Ways::default();
-        if plan.proxied {
-            if plan.kafka == 1 {
-                ways.kafka = Some(Proxy::start(kafka_way, kafka.addresses.clone()).await?);
-            }
-            if plan.cassandra == 1 {
-                ways.cassandra = Some(Proxy::start(0, cassandra.addresses.clone()).await?);
-            }
-            ways.redis = Some(Proxy::start(0, redis.addresses.clone()).await?);
-        }
-        let hosts = |nodes: &Nodes, way: &Option<Proxy>| match way {
-            Some(way) => way.address.clone(),
-            None => nodes.hosts(),
-        };
         let secret: String = (0..43).map(|_| char::from(rand::rng().sample(rand::distr::Alphanumeric))).collect();
         let copies = plan.cassandra.min(3);
-        let log = hosts(&kafka, &ways.kafka);
-        let history = hosts(&cassandra, &ways.cassandra);
-        let presence = hosts(&redis, &ways.redis);
-        let env = vec![
-            ("ESH3AR_STORES__LOG".to_owned(), format!("kafka://{log}")),
-            ("ESH3AR_STORES__HISTORY".to_owned(), format!("scylla://{history}/esh3ar?replication={copies}")),
-            ("ESH3AR_STORES__PRESENCE".to_owned(), format!("redis://{presence}")),
-            ("ESH3AR_AUTH__SECRET".to_owned(), secret.clone()),
-        ];
-        let mut members = Vec::new();
-        for (role, count) in &plan.roles {
-            for n in 1..=*count {
-                members.push(member(&plan, *role, n, &env)?);
+        let settings = |hosts: &dyn Fn(Kind) -> String| {
+            let (log, history, presence) = (hosts(Kind::Kafka), hosts(Kind::History), hosts(Kind::Redis));
+            vec![
+                ("ESH3AR_STORES__LOG".to_owned(), format!("kafka://{log}")),
+                ("ESH3AR_STORES__HISTORY".to_owned(), format!("scylla://{history}/esh3ar?replication={copies}")),
+                ("ESH3AR_STORES__PRESENCE".to_owned(), format!("redis://{presence}")),
+                ("ESH3AR_AUTH__SECRET".to_owned(), secret.clone()),
+            ]
+        };
+        let nodes = |kind: Kind| match kind {
+            Kind::Kafka => &kafka,
+            Kind::History => &cassandra,
+            Kind::Redis => &redis,
+        };
+        let env = settings(&|kind| nodes(kind).hosts());
+        let (mut members, mut ways) = (Vec::new(), Ways::default());
+        for (place, (role, n)) in names.into_iter().enumerate() {
+            if plan.proxied {
+                ways.lay(place, nodes, ports.get(place).copied()).await?;
             }
+            let own = settings(&|kind| ways.address(place, kind).unwrap_or_else(|| nodes(kind).hosts()));
+            members.push(member(&plan, role, n, &own)?);
         }
         let doors = |role: Role| members.iter().filter(|m| m.role == role).map(Member::listen).collect::<Vec<_>>();
         let front = Proxy::start(front_port, doors(Role::Ingest)).await?;

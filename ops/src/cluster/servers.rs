@@ -7,6 +7,22 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 
+/// A kind of server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The log's.
+    Kafka,
+    /// The history's.
+    History,
+    /// That of presence.
+    Redis,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Kafka, Self::History, Self::Redis];
+}
+
 /// Servers of one kind. They end when this is dropped.
 pub struct Nodes {
     script: PathBuf,

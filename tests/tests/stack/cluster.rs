@@ -69,8 +69,11 @@ async fn nothing_is_lost_when_one_of_three_history_nodes_dies_or_stands_still() 
         Class::FreezeHistory,
         Class::FreezePipeline,
         Class::Network,
+        Class::NetworkPair,
+        Class::NetworkClients,
         Class::KillHistory,
         Class::KillPipeline,
+        Class::NetworkPair,
     ];
     let report = drill((1, 3), faults).await;
     for class in [Class::KillHistory, Class::FreezeHistory] {

@@ -4,7 +4,7 @@
 use std::{process::Command, time::Duration};
 
 use ops::{
-    cluster::{Mode, Plan},
+    cluster::{Kind, Mode, Plan},
     compose::Role,
 };
 use serde_json::{Value, json};
@@ -101,8 +101,8 @@ async fn what_is_away_is_told_and_stops_only_what_needs_it() {
         assert_eq!(ready(&cluster, of(role), "log", "up").await.0, 200, "{role:?}");
     }
 
-    let history = cluster.ways.cassandra.as_ref().unwrap();
-    history.set(Mode::Cut);
+    let way = |kind, mode| cluster.ways.set(None, kind, mode);
+    way(Kind::History, Mode::Cut);
     let (status, told) = ready(&cluster, of(Role::Ingest), "history", "down").await;
     assert_eq!((status, &told["status"]), (200, &json!("degraded")), "acceptance goes on: {told}");
     assert_eq!(ready(&cluster, of(Role::Gateway), "history", "down").await.0, 503);
@@ -111,22 +111,20 @@ async fn what_is_away_is_told_and_stops_only_what_needs_it() {
     let (status, problem) = business.get(&format!("/v1/messages/{}", accepted.id)).await;
     assert_eq!(status, 503, "{problem}");
     assert!(problem["retry_after_ms"].as_u64() > Some(0), "{problem}");
-    history.set(Mode::Open);
+    way(Kind::History, Mode::Open);
     phone.until_seen(2).await;
     ready(&cluster, of(Role::Gateway), "history", "up").await;
 
-    let presence = cluster.ways.redis.as_ref().unwrap();
-    presence.set(Mode::Cut);
+    way(Kind::Redis, Mode::Cut);
     let (status, told) = ready(&cluster, of(Role::Gateway), "presence", "down").await;
     assert_eq!((status, &told["status"]), (200, &json!("degraded")), "{told}");
     business.send(&number(1), "without presence").await;
-    presence.set(Mode::Open);
+    way(Kind::Redis, Mode::Open);
     ready(&cluster, of(Role::Gateway), "presence", "up").await;
     phone.until_seen(3).await;
     assert_eq!(phone.contents(), ["before", "during", "without presence"]);
 
-    let log = cluster.ways.kafka.as_ref().unwrap();
-    log.set(Mode::Cut);
+    way(Kind::Kafka, Mode::Cut);
     let (status, told) = ready(&cluster, of(Role::Ingest), "log", "down").await;
     assert_eq!((status, &told["status"]), (503, &json!("not_ready")), "{told}");
     let since = told["dependencies"][0]["since"].as_str().map(str::to_owned);
@@ -136,7 +134,7 @@ async fn what_is_away_is_told_and_stops_only_what_needs_it() {
         business.post("/v1/messages", &json!({ "to": number(1), "content": "x", "key": "k" })).await;
     assert!(status == 503 && problem["retry_after_ms"].as_u64() > Some(0), "{status} {problem}");
     assert!(began.elapsed() < Duration::from_secs(2), "what is known to be away is not waited for");
-    log.set(Mode::Open);
+    way(Kind::Kafka, Mode::Open);
     assert_eq!(ready(&cluster, of(Role::Ingest), "log", "up").await.0, 200);
     let kept = business.insist(&number(1), "x", "k").await;
     phone.until_seen(4).await;

@@ -1,6 +1,6 @@
 //! The whole way on real servers: one Kafka, one Cassandra, one Redis, one process of each role. Messages a second at full
-//! speed, what a message costs each process, rows and requests of the history for each, and end to end latency at 2,000 a
-//! second.
+//! speed, what a message costs each process, rows and requests of the history for each, end to end latency at 2,000 a second,
+//! and what a message costs our processes where two and three pipelines share the partitions.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use super::{
     super::{
         Report, Stage, TENANT, lift,
         load::{Conn, Phones, Watch, batch, content, count_accepted, number},
-        measure::{Figure, Series, used},
+        measure::{Curve, Figure, Series, used},
     },
     metric,
     open_loop::steady_at,
@@ -37,6 +37,8 @@ const UNDER_WAY: u64 = 5_000;
 const BYTES: usize = 300;
 /// The rate at which latency is asked.
 const RATE: f64 = 2_000.0;
+/// Pipelines at most.
+const PIPELINES: usize = 3;
 /// How long what is under way may take to arrive once the load has ended.
 const SETTLE: Duration = Duration::from_secs(60);
 
@@ -84,7 +86,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     plan.set = [lift::QUOTAS, lift::LANES, lift::SOCKETS].iter().flatten().map(|s| (*s).to_owned()).collect();
     plan.set.push("limits.store.partitions=6".to_owned());
     plan.set.extend(stage.bench.set.iter().cloned());
-    let cluster = Cluster::start(plan).await?;
+    let mut cluster = Cluster::start(plan).await?;
     let now = stage.clock.wall();
     let of = |role: Role| cluster.of(role).first().map(|n| cluster.members[*n].listen()).context("a process");
     let (door, sockets) = (of(Role::Ingest)?, of(Role::Gateway)?);
@@ -93,14 +95,84 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     let tokens = (0..users).map(phone).collect::<Result<Vec<_>>>()?;
     let watch = Watch::new(stage.clock);
     let _phones = Phones::connect(&sockets, tokens, Some(watch.clone())).await?;
-    let parts = parts(&cluster)?;
 
     // Full speed.
+    let (speed, latency) = full_speed(stage, &cluster, &watch, &door, &business).await?;
+    let name = format!("messages a second, one process of each role, {users} users");
+    report.add(Figure::new(NAME, name, speed.rate, "/s"));
+    let ours = Figure::new(NAME, "our CPU per delivered message at full speed", speed.ours(), "µs");
+    report.add(ours.targets(250.0, 120.0));
+    for (part, spent) in &speed.spent {
+        report.add(Figure::new(NAME, format!("CPU of {} per delivered message", part.name), *spent, "µs"));
+    }
+    report.add(Figure::new(NAME, "history rows written per delivered message", speed.rows, "").targets(5.0, 3.0));
+    report.add(Figure::new(NAME, "history rows per request", speed.per_request, "").targets(5.0, 15.0));
+    report.series.push(Series::new(NAME, &latency, speed.per_second.clone()));
+
+    settled(&watch).await?;
+    let parts = parts(&cluster)?;
+    let _before = watch.take();
+    let before = cpu(&parts)?;
+    let items = watch.counts().items;
+    let accepted = steady_at(stage, &door, &business, &watch, RATE, users, Priority::Normal, stage.duration()).await?;
+    let spent: f64 =
+        cpu(&parts)?.iter().zip(&before).zip(&parts).filter(|(_, p)| p.ours).map(|((now, was), _)| now - was).sum();
+    let whole = watch.take();
+    let ms = |of: &hdrhistogram::Histogram<u64>, q| of.value_at_quantile(q) as f64 / 1e3;
+    report.add(Figure::new(NAME, "end to end p50 at 2,000 a second", ms(&whole, 0.5), "ms").targets(50.0, 15.0));
+    report.add(Figure::new(NAME, "end to end p99 at 2,000 a second", ms(&whole, 0.99), "ms").targets(500.0, 60.0));
+    report.add(Figure::new(NAME, "accept p99 at 2,000 a second", ms(&accepted, 0.99), "ms").targets(100.0, 20.0));
+    let items = (watch.counts().items - items).max(1) as f64;
+    report.add(Figure::new(NAME, "our CPU per delivered message at 2,000 a second", spent / items, "µs"));
+
+    // More pipelines.
+    let mut points = vec![(1.0, speed.ours())];
+    for pipelines in 2..=PIPELINES {
+        settled(&watch).await?;
+        let added = cluster.add(Role::Pipeline)?;
+        cluster.members[added].start().await?;
+        let (speed, _) = full_speed(stage, &cluster, &watch, &door, &business).await?;
+        points.push((pipelines as f64, speed.ours()));
+    }
+    let what = "our CPU per delivered message at full speed, µs".to_owned();
+    report.curve(Curve { scenario: NAME, what, size: "pipelines", points });
+    settled(&watch).await?;
+    cluster.stop().await
+}
+
+/// What full speed is.
+struct Speed {
+    /// Deliveries a second.
+    rate: f64,
+    per_second: Vec<u64>,
+    /// CPU of each process for a delivered message, µs.
+    spent: Vec<(Part, f64)>,
+    /// Rows of the history for one.
+    rows: f64,
+    /// Rows of one request.
+    per_request: f64,
+}
+
+impl Speed {
+    fn ours(&self) -> f64 {
+        self.spent.iter().filter(|(part, _)| part.ours).map(|(_, spent)| spent).sum()
+    }
+}
+
+/// As many as go through, by way of the batch door.
+async fn full_speed(
+    stage: &Stage,
+    cluster: &Cluster,
+    watch: &Arc<Watch>,
+    door: &str,
+    business: &str,
+) -> Result<(Speed, hdrhistogram::Histogram<u64>)> {
+    let (users, parts) = (stage.bench.users, parts(cluster)?);
     let over = Arc::new(AtomicBool::new(false));
     let mut senders = tokio::task::JoinSet::new();
     for sender in 0..SENDERS {
         let (over, watch, clock) = (over.clone(), watch.clone(), stage.clock);
-        let mut conn = Conn::open(&door, &business).await?;
+        let mut conn = Conn::open(door, business).await?;
         senders.spawn(async move {
             let mut next = sender * users / SENDERS;
             while !over.load(Ordering::Relaxed) {
@@ -121,8 +193,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
     let _warm_up = watch.take();
-    let (before, wrote, items, at) =
-        (cpu(&parts)?, traffic(&cluster).await, watch.counts().items, stage.clock.micros());
+    let (before, wrote, items, at) = (cpu(&parts)?, traffic(cluster).await, watch.counts().items, stage.clock.micros());
     let (mut per_second, mut last) = (Vec::new(), items);
     for _ in 0..stage.bench.seconds {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -130,49 +201,31 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
         per_second.push(now - last);
         last = now;
     }
-    let (after, written) = (cpu(&parts)?, traffic(&cluster).await);
+    let (after, written) = (cpu(&parts)?, traffic(cluster).await);
     let (items, seconds) = ((watch.counts().items - items).max(1) as f64, (stage.clock.micros() - at) as f64 / 1e6);
     let latency = watch.take();
     over.store(true, Ordering::Relaxed);
     while let Some(ended) = senders.join_next().await {
         ended??;
     }
-    report.add(Figure::new(
-        NAME,
-        format!("messages a second, one process of each role, {users} users"),
-        items / seconds,
-        "/s",
-    ));
-    let spent: Vec<f64> = before.iter().zip(&after).map(|(before, after)| (after - before) / items).collect();
-    let ours: f64 = parts.iter().zip(&spent).filter(|(part, _)| part.ours).map(|(_, spent)| spent).sum();
-    report.add(Figure::new(NAME, "our CPU per delivered message at full speed", ours, "µs").targets(250.0, 120.0));
-    for (part, spent) in parts.iter().zip(&spent) {
-        report.add(Figure::new(NAME, format!("CPU of {} per delivered message", part.name), *spent, "µs"));
-    }
+    let spent = before.iter().zip(&after).map(|(before, after)| (after - before) / items);
     let (rows, requests) = (written.0 - wrote.0, written.1 - wrote.1);
-    report.add(Figure::new(NAME, "history rows written per delivered message", rows / items, "").targets(5.0, 3.0));
-    report.add(Figure::new(NAME, "history rows per request", rows / requests.max(1.0), "").targets(5.0, 15.0));
-    report.series.push(Series::new(NAME, &latency, per_second));
+    let speed = Speed {
+        rate: items / seconds,
+        per_second,
+        spent: parts.into_iter().zip(spent).collect(),
+        rows: rows / items,
+        per_request: rows / requests.max(1.0),
+    };
+    Ok((speed, latency))
+}
 
-    // What was under way arrives first, or its wait would count.
+/// Waits until what was under way has arrived, or its wait would count in what follows.
+async fn settled(watch: &Watch) -> Result<()> {
     let settled = tokio::time::timeout(SETTLE, async {
         while watch.under_way() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    settled.await.with_context(|| format!("{} messages did not arrive", watch.under_way()))?;
-    let _before = watch.take();
-    let before = cpu(&parts)?;
-    let items = watch.counts().items;
-    let accepted = steady_at(stage, &door, &business, &watch, RATE, users, Priority::Normal, stage.duration()).await?;
-    let spent: f64 =
-        cpu(&parts)?.iter().zip(&before).zip(&parts).filter(|(_, p)| p.ours).map(|((now, was), _)| now - was).sum();
-    let whole = watch.take();
-    let ms = |of: &hdrhistogram::Histogram<u64>, q| of.value_at_quantile(q) as f64 / 1e3;
-    report.add(Figure::new(NAME, "end to end p50 at 2,000 a second", ms(&whole, 0.5), "ms").targets(50.0, 15.0));
-    report.add(Figure::new(NAME, "end to end p99 at 2,000 a second", ms(&whole, 0.99), "ms").targets(500.0, 60.0));
-    report.add(Figure::new(NAME, "accept p99 at 2,000 a second", ms(&accepted, 0.99), "ms").targets(100.0, 20.0));
-    let items = (watch.counts().items - items).max(1) as f64;
-    report.add(Figure::new(NAME, "our CPU per delivered message at 2,000 a second", spent / items, "µs"));
-    cluster.stop().await
+    settled.await.with_context(|| format!("{} messages did not arrive", watch.under_way()))
 }

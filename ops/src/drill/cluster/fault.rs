@@ -7,7 +7,7 @@ use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use serde::Serialize;
 
 use crate::{
-    cluster::{Cluster, Mode, Nodes, Proxy},
+    cluster::{Cluster, Kind, Mode, Nodes},
     compose::Role,
 };
 
@@ -48,13 +48,17 @@ pub enum Class {
     FreezeHistory,
     /// Redis held still.
     FreezeRedis,
-    /// The network to a server slow, thin, silent or cut.
+    /// The networks between all processes and a server slow, thin, silent or cut.
     Network,
+    /// The network between one process and a server.
+    NetworkPair,
+    /// The network between clients and those who take in, or those who hold sockets.
+    NetworkClients,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::KillIngest,
         Self::KillPipeline,
         Self::KillGateway,
@@ -71,6 +75,8 @@ impl Class {
         Self::FreezeHistory,
         Self::FreezeRedis,
         Self::Network,
+        Self::NetworkPair,
+        Self::NetworkClients,
     ];
 
     /// The word of the command line and of reports.
@@ -96,33 +102,46 @@ impl FromStr for Class {
     }
 }
 
-/// A server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// The log's.
-    Kafka,
-    /// The history's.
-    History,
-    /// That of presence.
-    Redis,
+fn nodes(kind: Kind, cluster: &Cluster) -> &Nodes {
+    match kind {
+        Kind::Kafka => &cluster.kafka,
+        Kind::History => &cluster.cassandra,
+        Kind::Redis => &cluster.redis,
+    }
 }
 
-impl Kind {
-    const ALL: [Self; 3] = [Self::Kafka, Self::History, Self::Redis];
+/// Between whom a network is bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Between {
+    /// All processes and the servers of a kind.
+    All(Kind),
+    /// One member and the servers of a kind.
+    One(usize, Kind),
+    /// Those who send and the processes that take in.
+    Senders,
+    /// Phones and the processes that hold sockets.
+    Phones,
+}
 
-    fn nodes(self, cluster: &Cluster) -> &Nodes {
+impl Between {
+    fn set(self, cluster: &Cluster, mode: Mode) {
         match self {
-            Self::Kafka => &cluster.kafka,
-            Self::History => &cluster.cassandra,
-            Self::Redis => &cluster.redis,
+            Self::All(kind) => cluster.ways.set(None, kind, mode),
+            Self::One(member, kind) => cluster.ways.set(Some(member), kind, mode),
+            Self::Senders => cluster.front.set(mode),
+            Self::Phones => cluster.sockets.set(mode),
         }
     }
 
-    fn way(self, cluster: &Cluster) -> Option<&Proxy> {
+    fn told(self, cluster: &Cluster) -> String {
         match self {
-            Self::Kafka => cluster.ways.kafka.as_ref(),
-            Self::History => cluster.ways.cassandra.as_ref(),
-            Self::Redis => cluster.ways.redis.as_ref(),
+            Self::All(kind) => format!("all and {kind:?}"),
+            Self::One(member, kind) => {
+                let name = cluster.members.get(member).map_or("nobody", |member| &member.name);
+                format!("{name} and {kind:?}")
+            }
+            Self::Senders => "senders and doors".to_owned(),
+            Self::Phones => "phones and gateways".to_owned(),
         }
     }
 }
@@ -144,8 +163,8 @@ pub enum Fault {
     KillServer(Kind, usize, u64),
     /// A server is held still.
     FreezeServer(Kind, usize),
-    /// The way to a server.
-    Network(Kind, Mode),
+    /// A bad network.
+    Network(Between, Mode),
 }
 
 impl Fault {
@@ -153,7 +172,11 @@ impl Fault {
     pub fn choose(class: Class, cluster: &Cluster, rng: &mut StdRng) -> Self {
         let any = |rng: &mut StdRng, role: Role| cluster.of(role).choose(rng).copied().unwrap_or_default();
         let away = |rng: &mut StdRng| rng.random_range(AWAY_MS);
-        let node = |rng: &mut StdRng, kind: Kind| rng.random_range(1..=kind.nodes(cluster).count());
+        let node = |rng: &mut StdRng, kind: Kind| rng.random_range(1..=nodes(kind, cluster).count());
+        let mode = |rng: &mut StdRng| {
+            let modes = [Mode::Slow(Duration::from_millis(50)), Mode::Thin(200_000), Mode::Silent, Mode::Cut];
+            modes.choose(rng).copied().unwrap_or(Mode::Cut)
+        };
         match class {
             Class::KillIngest => Self::Kill(any(rng, Role::Ingest), away(rng)),
             Class::KillPipeline => Self::Kill(any(rng, Role::Pipeline), away(rng)),
@@ -171,10 +194,16 @@ impl Fault {
             Class::FreezeHistory => Self::FreezeServer(Kind::History, node(rng, Kind::History)),
             Class::FreezeRedis => Self::FreezeServer(Kind::Redis, 1),
             Class::Network => {
-                let ways: Vec<_> = Kind::ALL.into_iter().filter(|kind| kind.way(cluster).is_some()).collect();
-                let modes = [Mode::Slow(Duration::from_millis(50)), Mode::Thin(200_000), Mode::Silent, Mode::Cut];
-                let kind = ways.choose(rng).copied().unwrap_or(Kind::Redis);
-                Self::Network(kind, modes.choose(rng).copied().unwrap_or(Mode::Cut))
+                let kinds: Vec<_> = cluster.ways.pairs().into_iter().map(|(_, kind)| kind).collect();
+                Self::Network(Between::All(kinds.choose(rng).copied().unwrap_or(Kind::Redis)), mode(rng))
+            }
+            Class::NetworkPair => {
+                let (member, kind) = cluster.ways.pairs().choose(rng).copied().unwrap_or((0, Kind::Redis));
+                Self::Network(Between::One(member, kind), mode(rng))
+            }
+            Class::NetworkClients => {
+                let between = if rng.random() { Between::Senders } else { Between::Phones };
+                Self::Network(between, mode(rng))
             }
         }
     }
@@ -227,25 +256,24 @@ impl Fault {
                 Ok("two more pipelines and a gateway, and gone again".to_owned())
             }
             Self::KillServer(kind, node, away_ms) => {
-                let nodes = kind.nodes(cluster);
+                let nodes = nodes(kind, cluster);
                 nodes.kill(node).await?;
                 tokio::time::sleep(Duration::from_millis(away_ms)).await;
                 nodes.restart(node).await?;
                 Ok(format!("kill -9 {kind:?} {node}, away for {away_ms} ms and its start"))
             }
             Self::FreezeServer(kind, node) => {
-                let nodes = kind.nodes(cluster);
+                let nodes = nodes(kind, cluster);
                 nodes.freeze(node)?;
                 tokio::time::sleep(lasting).await;
                 nodes.thaw(node)?;
                 Ok(format!("SIGSTOP {kind:?} {node} for {lasting_s} s"))
             }
-            Self::Network(kind, mode) => {
-                let way = kind.way(cluster).context("no network in between")?;
-                way.set(mode);
+            Self::Network(between, mode) => {
+                between.set(cluster, mode);
                 tokio::time::sleep(lasting).await;
-                way.set(Mode::Open);
-                Ok(format!("the network to {kind:?} {mode:?} for {lasting_s} s"))
+                between.set(cluster, Mode::Open);
+                Ok(format!("the network between {} {mode:?} for {lasting_s} s", between.told(cluster)))
             }
         }
     }
