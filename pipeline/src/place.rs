@@ -3,10 +3,10 @@
 
 mod talk;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use schemas::{
-    ConversationId, Inbox, Kind, Lane, MessageId, Position, Reason, Timestamp, What,
+    ConversationId, Inbox, Kind, Lane, Message, MessageId, Position, Reason, Timestamp, What,
     conversation::Shown,
     fact::Past,
     limits::ChatLimits,
@@ -135,8 +135,11 @@ impl Placing<'_> {
                     plan.steps.push(Step::Fail(Box::new(hint(fresh, inbox, position, prev)), reason));
                 }
                 (Some(position), None) if fresh.replay => {
+                    // Who recorded it may have been late: its row is then one that nobody looks for.
+                    plan.schedule.add.extend(self.expiry(message, &inbox, position));
                     plan.steps.push(Step::Again(Box::new(again(self.lane, &fresh, inbox, position, self.now))));
                 }
+                (None, None) if fresh.replay => plan.schedule.add.extend(sending(message, &inbox)),
                 _ => plan.repeats += 1,
             }
             return;
@@ -147,30 +150,30 @@ impl Placing<'_> {
             plan.steps.push(Step::Bury(Box::new(conflict(&fresh, inbox, self.now))));
             return;
         }
-        if let Some(at) = message.send_at
-            && fresh.due.is_none()
-            && fresh.end.is_none()
-            && message.is_scheduled(self.now)
-        {
+        if fresh.due.is_none() && fresh.end.is_none() && message.is_scheduled(self.now) {
             self.tails.unpin(&inbox, epoch);
-            let kind = DueKind::Send(message.clone());
-            plan.schedule.add.push(Due { partition: inbox.partition, at, id: message.id, kind });
+            plan.schedule.add.extend(sending(message, &inbox));
             return;
         }
+        // An owner that died while it scheduled it may have left the row alone.
+        let done = done.or_else(|| sending(message, &inbox).map(Box::new).map(Step::Done));
         let given = self.tails.give(&inbox, epoch, matches!(message.kind, Kind::OneWay), self.write);
         self.entry(fresh, inbox, given, plan);
         plan.steps.extend(done);
     }
 
+    /// The row of a message that ends before retention would end it.
+    fn expiry(&self, message: &Message, inbox: &Inbox, position: Position) -> Option<Due> {
+        let at = message.expires_at.filter(|at| *at <= self.now.plus_ms(self.retention_ms))?;
+        let kind = DueKind::Expire { id: message.id, inbox: inbox.clone(), position };
+        Some(Due { partition: inbox.partition, at, id: message.id, kind })
+    }
+
     fn entry(&self, fresh: Fresh, inbox: Inbox, given: Given, plan: &mut Plan) {
         let Given { position, prev, one_way } = given;
         let message = fresh.message.clone();
-        if let Some(at) = message.expires_at
-            && fresh.end.is_none()
-            && at <= self.now.plus_ms(self.retention_ms)
-        {
-            let kind = DueKind::Expire { id: message.id, inbox: inbox.clone(), position };
-            plan.schedule.add.push(Due { partition: inbox.partition, at, id: message.id, kind });
+        if fresh.end.is_none() {
+            plan.schedule.add.extend(self.expiry(&message, &inbox, position));
         }
         let (of, recorded_at) = (inbox.clone(), self.now);
         // Recorded together: nobody reads an entry that is not to be sent without seeing that it is not.
@@ -185,6 +188,12 @@ impl Placing<'_> {
             None => Step::Offer(hint),
         });
     }
+}
+
+/// The row of a message that is to be sent later.
+fn sending(message: &Arc<Message>, inbox: &Inbox) -> Option<Due> {
+    let at = message.send_at?;
+    Some(Due { partition: inbox.partition, at, id: message.id, kind: DueKind::Send(message.clone()) })
 }
 
 fn hint(fresh: Fresh, inbox: Inbox, position: Position, prev: Position) -> Hint {

@@ -5,7 +5,8 @@
 //! has passed, in small steps, and forgets old dead letters. Promises that a message leaves history unreached only after its
 //! `Failed(Expired)` fact is durable, and that a row is fed once while it is in flight. Times are compared by the wall clock,
 //! since people named them; the pace is the timer's, so a clock that jumps changes what is due and not how often is looked.
-//! A failure ends that look: the next one is the repetition.
+//! A failure ends that look: the next one is the repetition. One that says that the partition is another's loses it, as nobody
+//! else here may have anything to do with it.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -28,10 +29,12 @@ use crate::{
     settle::{append, fact_of},
 };
 
-/// How long the row of a message that history does not have is left standing, ms. A store may write the row first; it may be
-/// away before the message stands too, or the owner may die, and then the message comes again from the log. A message that
-/// retention has removed does not come again.
+/// How long the row of a message that history does not have is left standing, ms. A store may write the row first; before the
+/// message stands too the store may be away, or the owner may die, and then the message comes again from the log. A message
+/// that retention has removed does not come again.
 const MISSING_MS: u64 = 600_000;
+/// How many looks' rows may be left standing before they take room from others.
+const MISSING_LOOKS: usize = 9;
 /// How often old dead letters are looked for, ms: they are kept for days, so a minute late is on time.
 const FORGET_EVERY_MS: u64 = 60_000;
 
@@ -215,7 +218,9 @@ impl Sweep {
     /// The due-table of one partition.
     async fn due(&self, partition: Partition, swept: &mut Swept, crowded: &mut bool) -> PortResult<()> {
         let SweepParts { history, gates, .. } = &self.parts;
-        let limit = self.parts.limits.flow.due_rows.max(1);
+        let most = self.parts.limits.flow.due_rows.max(1);
+        // Those that are left standing take no room from the others.
+        let limit = most + swept.missing.len().min(MISSING_LOOKS * most);
         let now = self.parts.clock.wall();
         let rows = gates.history.call(history.due(partition, now, limit)).await?;
         let rows = swept.fresh(rows, limit);

@@ -151,7 +151,8 @@ impl Store {
                 kept.threads.get(&of).is_some_and(|thread| thread.said().iter().any(|turn| turn.message.id == id));
             return said && both.count() == 2;
         }
-        kept.find(id).is_some() || kept.due.iter().any(|due| due.id == id)
+        let sends = |due: &Due| due.id == id && matches!(due.kind, DueKind::Send(_));
+        kept.find(id).is_some() || kept.due.iter().any(sends)
     }
 
     pub(super) fn status(&self, id: MessageId) -> Status {

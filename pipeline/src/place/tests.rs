@@ -103,7 +103,25 @@ fn what_becomes_of_a_message() {
         ),
         ("dropped", one(|_, f| f.end = Some(Reason::Dropped)), nothing(), &["entry", "dropped"]),
         ("scheduled", one(|m, _| m.send_at = at(2_000)), nothing(), &["scheduled"]),
-        ("scheduled for now", one(|m, _| m.send_at = at(1_000)), nothing(), &["entry", "offer"]),
+        ("scheduled for now", one(|m, _| m.send_at = at(1_000)), nothing(), &["entry", "offer", "then row done"]),
+        (
+            "scheduled, replayed",
+            one(|m, f| {
+                m.send_at = at(2_000);
+                f.replay = true
+            }),
+            known(same, false),
+            &["scheduled"],
+        ),
+        (
+            "with an end, replayed",
+            one(|m, f| {
+                m.expires_at = at(2_000);
+                f.replay = true
+            }),
+            known(same, true),
+            &["expires", "again"],
+        ),
         ("scheduled again", one(|m, _| m.send_at = at(2_000)), known(same, false), &["repeat"]),
         ("key again", one(|_, _| {}), known(same, true), &["repeat"]),
         ("key with another body", one(|_, _| {}), known([7; 16], true), &["bury"]),

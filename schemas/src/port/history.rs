@@ -195,8 +195,8 @@ pub trait Inboxes: Send + Sync {
     /// Writes entries and due rows in one batch, and with an entry how it ended ([`Entry::end`]). Where a store cannot make that
     /// one step, rows of the due-table stand first: an entry is found by its id and expires from the moment in which it stands,
     /// and a row may come up whose message is not there yet. `Fenced`: an entry, or a
-    /// partition of [`Schedule::epochs`], is of an epoch below that of the last takeover; none of the entries and rows of
-    /// the overtaken partition stands, and of the others none has to: they may be recorded again without it.
+    /// partition of [`Schedule::epochs`], is of an epoch below that of the last takeover; none of the entries of the overtaken
+    /// partition stands, nor a row that would bring up what the newer owner has done with, and of the others none has to: they may be recorded again without it.
     async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()>;
 
     /// Rows due at or before `now`, oldest first, at most `limit`.

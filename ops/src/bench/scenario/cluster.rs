@@ -37,6 +37,8 @@ const UNDER_WAY: u64 = 5_000;
 const BYTES: usize = 300;
 /// The rate at which latency is asked.
 const RATE: f64 = 2_000.0;
+/// One that two processors carry with all servers on them.
+const CALM: f64 = 500.0;
 /// Pipelines at most.
 const PIPELINES: usize = 3;
 /// How long what is under way may take to arrive once the load has ended.
@@ -124,6 +126,14 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     report.add(Figure::new(NAME, "accept p99 at 2,000 a second", ms(&accepted, 0.99), "ms").targets(100.0, 20.0));
     let items = (watch.counts().items - items).max(1) as f64;
     report.add(Figure::new(NAME, "our CPU per delivered message at 2,000 a second", spent / items, "µs"));
+
+    // What the way takes where the servers leave the processors time.
+    settled(&watch).await?;
+    let _before = watch.take();
+    steady_at(stage, &door, &business, &watch, CALM, users, Priority::Normal, stage.duration()).await?;
+    let calm = watch.take();
+    report.add(Figure::new(NAME, "end to end p50 at 500 a second", ms(&calm, 0.5), "ms"));
+    report.add(Figure::new(NAME, "end to end p99 at 500 a second", ms(&calm, 0.99), "ms"));
 
     // More pipelines.
     let mut points = vec![(1.0, speed.ours())];

@@ -118,6 +118,9 @@ impl Shared {
             // Known from here on, so that what is added meanwhile is seen.
             let mut due = self.due.lock();
             let index = due.entry(partition).or_insert_with(|| Index::new(own));
+            if index.epoch != own {
+                *index = Index::new(own);
+            }
             if let Some(look) = index.look() {
                 return Ok(look);
             }
@@ -144,7 +147,7 @@ impl Shared {
             let rows = self.cql.rows::<Row>(Pick::DueFrom, (&name, *bucket, look.floor, now.0, left)).await?;
             first = first.or(rows.first().map(|row| row.0));
             let is_empty = rows.is_empty() && is_past(*bucket, self.clock.wall());
-            if is_empty && self.due.lock().get_mut(&partition).is_none_or(|index| index.drop(*bucket)) {
+            if is_empty && self.due.lock().get_mut(&partition).is_some_and(|index| index.drop(*bucket)) {
                 self.bucket_gone(&name, *bucket).await?;
             }
             found.extend(rows);
@@ -162,7 +165,8 @@ impl Shared {
         for (at, name, kind, value) in found {
             let id = id(&name)?;
             let kind = if kind == 0 {
-                // One whose place is not there yet is being scheduled at this moment.
+                // One that is not known by its id yet is being scheduled, or its owner died while it was; one that was recorded
+                // without its row is done with by whoever recorded it.
                 let Some(message) = places.remove(&id).and_then(|place| place.body) else { continue };
                 DueKind::Send(message)
             } else {
@@ -209,7 +213,7 @@ mod tests {
     }
 
     proptest! {
-        // However writes and looks overlap, a look that begins now sees every row that stands.
+        // However writes and looks overlap, a look sees every row that stood, and was known to stand, before it began.
         #[test]
         fn a_look_sees_every_row_that_stands(acts in acts()) {
             let mut index = Index { whole: true, ..Index::new(Epoch(1)) };

@@ -79,8 +79,8 @@ impl Shared {
         Ok(end)
     }
 
-    /// The entry that an id's row names, if it stands: the row alone proves nothing, as both are written at once and an
-    /// owner may have died in between.
+    /// The entry that an id's row names, if it stands: the row alone proves nothing, as it is written first and an owner may
+    /// have died in between.
     pub(super) async fn entry_head(&self, inbox: &Inbox, at: Position, head: &Head) -> PortResult<Option<EntryHead>> {
         if !head.has(at) {
             return Ok(None);

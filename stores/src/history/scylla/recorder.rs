@@ -17,7 +17,7 @@ use std::{
 
 use futures::future::{join_all, try_join_all};
 use schemas::{
-    ConversationId, Inbox,
+    ConversationId, Epoch, Inbox, Partition,
     port::{Entry, PortError, PortResult, Schedule},
 };
 use tokio::{
@@ -47,6 +47,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 struct Job {
     entries: Vec<Entry>,
     schedule: Schedule,
+    /// Write times of the moment in which it was asked for, of the partitions of [`Schedule::epochs`].
+    asked: Vec<(Partition, i64)>,
     answer: oneshot::Sender<PortResult<()>>,
 }
 
@@ -81,23 +83,28 @@ fn touched(job: &Job) -> impl Iterator<Item = Touched> + '_ {
 }
 
 /// The way in.
-pub(super) struct Recorder(mpsc::Sender<Job>);
+pub(super) struct Recorder {
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+}
 
 impl Recorder {
     /// Starts it. It ends when the way in is dropped and what waits is written.
     pub(super) fn start(shared: Arc<Shared>) -> Self {
         let (sender, jobs) = mpsc::channel(WAITING);
-        tokio::spawn(run(shared, jobs, sender.downgrade()));
-        Self(sender)
+        tokio::spawn(run(shared.clone(), jobs, sender.downgrade()));
+        Self { shared, jobs: sender }
     }
 
     /// Hands it over at the first poll; answers when it stands.
     pub(super) async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
         let (answer, answered) = oneshot::channel();
-        let job = Job { entries: entries.to_vec(), schedule: schedule.clone(), answer };
+        let stamp = |(partition, epoch): &(Partition, Epoch)| (*partition, self.shared.stamps.next(*epoch));
+        let asked = if schedule.done.is_empty() { Vec::new() } else { schedule.epochs.iter().map(stamp).collect() };
+        let job = Job { entries: entries.to_vec(), schedule: schedule.clone(), asked, answer };
         let gone = || PortError::Unavailable("the history is closed".into());
         // The runtime's budget would put some of many calls behind others that were polled after them.
-        tokio::task::unconstrained(self.0.send(job)).await.map_err(|_| gone())?;
+        tokio::task::unconstrained(self.jobs.send(job)).await.map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(PortError::Unknown("the write was cut off".into())))
     }
 }
@@ -236,13 +243,13 @@ async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>>
     shared.cql.send_all(plan.ledgers).await?;
     shared.cql.send_units(plan.ends).await?;
     drop(alone);
-    tokio::try_join!(shared.cql.send_units(plan.turns), shared.cql.send_units(plan.leads))?;
+    tokio::try_join!(shared.cql.send_units(plan.turns), shared.cql.send_all(plan.leads))?;
     shared.cql.send_all(plan.talks).await?;
     for wave in waves(plan.units) {
         try_join_all(wave.into_iter().map(|request| shared.cql.insist(request))).await?;
     }
     writes::done(shared, &entries, &schedules, plan.after);
-    Ok(join_all(jobs.iter().map(|job| writes::take(shared, &job.entries, &job.schedule))).await)
+    Ok(join_all(jobs.iter().map(|job| writes::take(shared, &job.entries, &job.schedule, &job.asked))).await)
 }
 
 /// Requests in waves: those of one wave go at once, the next when all of them stand. What is written to one inbox is in one

@@ -42,7 +42,7 @@ pub(super) struct Plan {
     pub(super) turns: Vec<Vec<Write>>,
     /// With them rows of the due-table, and what leads to entries: an owner that dies here leaves no entry that is not found
     /// by its id, does not expire or that retention does not come by, and no scheduled message that is known and never sent.
-    pub(super) leads: Vec<Vec<Write>>,
+    pub(super) leads: Vec<Write>,
     /// Then the rows of conversations, which never say more than there is.
     pub(super) talks: Vec<Write>,
     /// Then entries, and scheduled messages under their ids: an inbox has no message whose thread lacks it.
@@ -171,7 +171,7 @@ impl Plan {
         let (n, epoch) = keys::columns(*position);
         let (name, bucket) = (keys::inbox(&entry.inbox), keys::bucket(position.n));
         let stamp = shared.stamps.next(position.epoch);
-        let mut leads = Vec::with_capacity(3);
+        let mut leads = std::mem::take(&mut self.leads);
         if prev.epoch != position.epoch {
             leads.push(fork_row(&name, *position, *prev, stamp));
         }
@@ -195,7 +195,7 @@ impl Plan {
             Int(shared.ttl),
         ];
         self.active(shared, &entry.inbox, &name, entry.recorded_at, &mut leads);
-        self.leads.push(leads);
+        self.leads = leads;
         self.units.push(Unit { inbox: Some((name, bucket)), row: Write::new(Pick::Entry, row.into()) });
     }
 
@@ -222,7 +222,18 @@ impl Plan {
         let sends = |due: &&Due| matches!(due.kind, DueKind::Send(_));
         let asked: Vec<_> = schedule.add.iter().filter(sends).map(|due| due.id).collect();
         let places = if asked.is_empty() { Default::default() } else { shared.places(&asked).await? };
+        // A place proves nothing: who gave it may have died before the entry stood.
+        let placed = places.iter().filter(|(_, place)| place.position.is_some());
+        let placed: Vec<_> = placed.map(|(id, _)| *id).collect();
+        let known = shared.known_ids(&placed).await?;
+        let stands =
+            placed.into_iter().zip(&known).filter(|(_, known)| known.as_ref().is_some_and(|k| k.position.is_some()));
+        let recorded: HashSet<_> = stands.map(|(id, _)| id).collect();
         for due in &schedule.add {
+            if recorded.contains(&due.id) && sends(&due) {
+                // It was sent meanwhile, so it must not come up again.
+                continue;
+            }
             let epoch = schedule.epochs.iter().find(|(partition, _)| *partition == due.partition);
             let stamp = match epoch {
                 Some((_, epoch)) => shared.stamps.next(*epoch),
@@ -274,12 +285,13 @@ impl Plan {
         let value = match &due.kind {
             DueKind::Expire { inbox, position, .. } => blob(&(inbox, position)),
             DueKind::Send(message) => {
-                if let Some(place) = place.filter(|place| place.head.is_some()) {
-                    // It was sent or cancelled meanwhile, so it must not come up again; or this is a repetition.
-                    if place.position.is_some() || place.state.status().is_settled() {
-                        return;
-                    }
-                } else {
+                let place = place.filter(|place| place.head.is_some());
+                if place.is_some_and(|place| place.state.status().is_settled()) {
+                    // Cancelled meanwhile.
+                    return;
+                }
+                // Otherwise this is a repetition.
+                if place.is_none_or(|place| place.body.is_none()) {
                     let waits = due.at.ms_since(shared.clock.wall()) / 1_000;
                     let ttl = i32::try_from(waits).unwrap_or(i32::MAX / 2).saturating_add(shared.ttl);
                     let head = PlaceHead {
@@ -304,7 +316,7 @@ impl Plan {
                 Vec::new()
             }
         };
-        let (bucket, mut rows) = (due::bucket(due.at), Vec::with_capacity(2));
+        let (bucket, mut rows) = (due::bucket(due.at), std::mem::take(&mut self.leads));
         rows.push(due_row(due::name(due.partition), due, value, stamp));
         // Remembered only where it is not past: who sweeps takes past buckets away.
         if due::is_past(bucket, shared.clock.wall()) {
@@ -314,14 +326,20 @@ impl Plan {
         }
         due::added(shared, due.partition, due.at);
         self.after.due += 1;
-        self.leads.push(rows);
+        self.leads = rows;
     }
 }
 
 /// Takes rows of the due-table away that were done with, once everything else of their call stands. An owner that was
 /// overtaken before that takes none: the newer one may not have seen what came of them. One that is overtaken only now may,
-/// as the newer one reads the ends of its inboxes afterwards.
-pub(super) async fn take(shared: &Shared, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
+/// as the newer one reads the ends of its inboxes afterwards. `asked` are write times of when it was asked for: what was
+/// written anew since stays.
+pub(super) async fn take(
+    shared: &Shared,
+    entries: &[Entry],
+    schedule: &Schedule,
+    asked: &[(Partition, i64)],
+) -> PortResult<()> {
     if schedule.done.is_empty() {
         return Ok(());
     }
@@ -334,12 +352,15 @@ pub(super) async fn take(shared: &Shared, entries: &[Entry], schedule: &Schedule
         }
     }
     let sends = |due: &&Due| matches!(due.kind, DueKind::Send(_));
-    let asked: Vec<_> = schedule.done.iter().filter(sends).map(|due| due.id).collect();
-    let places = if asked.is_empty() { Default::default() } else { shared.places(&asked).await? };
+    let ids: Vec<_> = schedule.done.iter().filter(sends).map(|due| due.id).collect();
+    let places = if ids.is_empty() { Default::default() } else { shared.places(&ids).await? };
     let recorded: HashSet<MessageId> = entries.iter().map(|entry| entry.message.id).collect();
     let (mut rows, mut kept) = (Vec::with_capacity(schedule.done.len()), 0);
     for due in &schedule.done {
-        let stamp = shared.owner_stamp(due.partition).await?;
+        let stamp = match asked.iter().find(|(partition, _)| *partition == due.partition) {
+            Some((_, stamp)) => *stamp,
+            None => shared.owner_stamp(due.partition).await?,
+        };
         rows.push(due_gone(due::name(due.partition), due.at, due.id, due::kind(&due.kind), stamp));
         let Some(place) = places.get(&due.id).filter(|place| place.body.is_some()) else { continue };
         if recorded.contains(&due.id) {
