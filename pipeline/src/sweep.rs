@@ -79,16 +79,14 @@ impl Swept {
         let seen: HashSet<_> = rows.iter().map(|row| row.id).collect();
         let end = if rows.len() < limit { None } else { rows.last().map(|row| row.at) };
         self.fed.retain(|id, at| seen.contains(id) || end.is_some_and(|end| *at >= end));
-        rows.into_iter()
-            .filter(|row| matches!(row.kind, DueKind::Expire { .. }) || !self.fed.contains_key(&row.id))
-            .collect()
+        rows.into_iter().filter(|row| !row.is_send() || !self.fed.contains_key(&row.id)).collect()
     }
 
     /// Of rows and their messages, those that can be decided about: not the expiry of a message that is not there yet.
     fn there(&mut self, rows: Vec<Due>, placed: Vec<Option<Placed>>, now: Millis) -> Vec<(Due, Option<Placed>)> {
         let before = std::mem::take(&mut self.missing);
         let mut there = |row: &Due, placed: &Option<Placed>| {
-            if placed.is_some() || matches!(row.kind, DueKind::Send(_)) {
+            if placed.is_some() || row.is_send() {
                 return true;
             }
             let since = before.get(&row.id).copied().unwrap_or(now);

@@ -217,6 +217,15 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The servers of a kind.
+    pub fn nodes(&self, kind: Kind) -> &Nodes {
+        match kind {
+            Kind::Kafka => &self.kafka,
+            Kind::History => &self.cassandra,
+            Kind::Redis => &self.redis,
+        }
+    }
+
     /// Runs a command of the binary against this set-up; what it printed.
     pub async fn command(&self, command: &[&str], more: &[String]) -> Result<String> {
         let mut run = tokio::process::Command::new(&self.plan.program);

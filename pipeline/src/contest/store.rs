@@ -73,8 +73,7 @@ impl Kept {
     /// New rows of the due-table: that of an expiry is known by its message and time alone.
     fn schedule(&mut self, schedule: &Schedule) {
         for due in &schedule.add {
-            let sends = matches!(due.kind, DueKind::Send(_));
-            let stands = self.due.iter().any(|row| is_same(row, due)) || (sends && self.find(due.id).is_some());
+            let stands = self.due.iter().any(|row| is_same(row, due)) || (due.is_send() && self.find(due.id).is_some());
             if !stands {
                 self.due.push(due.clone());
             }
@@ -103,7 +102,7 @@ impl Kept {
 }
 
 fn is_same(one: &Due, other: &Due) -> bool {
-    let name = |due: &Due| (due.partition, due.at, due.id, matches!(due.kind, DueKind::Send(_)));
+    let name = |due: &Due| (due.partition, due.at, due.id, due.is_send());
     name(one) == name(other)
 }
 
@@ -151,7 +150,7 @@ impl Store {
                 kept.threads.get(&of).is_some_and(|thread| thread.said().iter().any(|turn| turn.message.id == id));
             return said && both.count() == 2;
         }
-        let sends = |due: &Due| due.id == id && matches!(due.kind, DueKind::Send(_));
+        let sends = |due: &Due| due.id == id && due.is_send();
         kept.find(id).is_some() || kept.due.iter().any(sends)
     }
 
@@ -259,8 +258,9 @@ impl Inboxes for Store {
             let one = |id: &MessageId| {
                 let at = |e: &Entry| Known { fingerprint: e.message.fingerprint, position: Some(e.position) };
                 let due = || {
-                    let mut sends = kept.due.iter().filter(|due| matches!(due.kind, DueKind::Send(_)));
-                    sends.find(|due| due.id == *id).map(|_| Known { fingerprint: [0; 16], position: None })
+                    let mut due = kept.due.iter();
+                    due.find(|due| due.id == *id && due.is_send())
+                        .map(|_| Known { fingerprint: [0; 16], position: None })
                 };
                 kept.find(*id).map(at).or_else(due)
             };

@@ -92,6 +92,13 @@ pub struct Due {
     pub kind: DueKind,
 }
 
+impl Due {
+    /// Whether a message is to be sent, and not to expire.
+    pub fn is_send(&self) -> bool {
+        matches!(self.kind, DueKind::Send(_))
+    }
+}
+
 /// What is to be written to the due-table with a batch.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Schedule {

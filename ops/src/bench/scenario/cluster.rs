@@ -113,7 +113,6 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
 
     settled(&watch).await?;
     let parts = parts(&cluster)?;
-    let _before = watch.take();
     let before = cpu(&parts)?;
     let items = watch.counts().items;
     let accepted = steady_at(stage, &door, &business, &watch, RATE, users, Priority::Normal, stage.duration()).await?;
@@ -129,7 +128,6 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
 
     // What the way takes where the servers leave the processors time.
     settled(&watch).await?;
-    let _before = watch.take();
     steady_at(stage, &door, &business, &watch, CALM, users, Priority::Normal, stage.duration()).await?;
     let calm = watch.take();
     report.add(Figure::new(NAME, "end to end p50 at 500 a second", ms(&calm, 0.5), "ms"));
@@ -230,12 +228,14 @@ async fn full_speed(
     Ok((speed, latency))
 }
 
-/// Waits until what was under way has arrived, or its wait would count in what follows.
+/// Waits until what was under way has arrived, and forgets how long it took, or its wait would count in what follows.
 async fn settled(watch: &Watch) -> Result<()> {
     let settled = tokio::time::timeout(SETTLE, async {
         while watch.under_way() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    settled.await.with_context(|| format!("{} messages did not arrive", watch.under_way()))
+    settled.await.with_context(|| format!("{} messages did not arrive", watch.under_way()))?;
+    let _before = watch.take();
+    Ok(())
 }

@@ -7,7 +7,7 @@ use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use serde::Serialize;
 
 use crate::{
-    cluster::{Cluster, Kind, Mode, Nodes},
+    cluster::{Cluster, Kind, Mode},
     compose::Role,
 };
 
@@ -102,14 +102,6 @@ impl FromStr for Class {
     }
 }
 
-fn nodes(kind: Kind, cluster: &Cluster) -> &Nodes {
-    match kind {
-        Kind::Kafka => &cluster.kafka,
-        Kind::History => &cluster.cassandra,
-        Kind::Redis => &cluster.redis,
-    }
-}
-
 /// Between whom a network is bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Between {
@@ -172,7 +164,7 @@ impl Fault {
     pub fn choose(class: Class, cluster: &Cluster, rng: &mut StdRng) -> Self {
         let any = |rng: &mut StdRng, role: Role| cluster.of(role).choose(rng).copied().unwrap_or_default();
         let away = |rng: &mut StdRng| rng.random_range(AWAY_MS);
-        let node = |rng: &mut StdRng, kind: Kind| rng.random_range(1..=nodes(kind, cluster).count());
+        let node = |rng: &mut StdRng, kind: Kind| rng.random_range(1..=cluster.nodes(kind).count());
         let mode = |rng: &mut StdRng| {
             let modes = [Mode::Slow(Duration::from_millis(50)), Mode::Thin(200_000), Mode::Silent, Mode::Cut];
             modes.choose(rng).copied().unwrap_or(Mode::Cut)
@@ -256,14 +248,14 @@ impl Fault {
                 Ok("two more pipelines and a gateway, and gone again".to_owned())
             }
             Self::KillServer(kind, node, away_ms) => {
-                let nodes = nodes(kind, cluster);
+                let nodes = cluster.nodes(kind);
                 nodes.kill(node).await?;
                 tokio::time::sleep(Duration::from_millis(away_ms)).await;
                 nodes.restart(node).await?;
                 Ok(format!("kill -9 {kind:?} {node}, away for {away_ms} ms and its start"))
             }
             Self::FreezeServer(kind, node) => {
-                let nodes = nodes(kind, cluster);
+                let nodes = cluster.nodes(kind);
                 nodes.freeze(node)?;
                 tokio::time::sleep(lasting).await;
                 nodes.thaw(node)?;

@@ -88,7 +88,7 @@ impl EmbeddedHistory {
             batch.due -= 1;
         }
         batch.writes.push(remove(&tables.due, at));
-        if matches!(due.kind, DueKind::Send(_)) {
+        if due.is_send() {
             let waits = matches!(tables.place(due.id)?, Some(Place::Scheduled { .. }));
             let scheduled = tables.due.contains_key(keys::scheduled(due.id)).map_err(unread)?;
             if scheduled && (recorded || !waits) {

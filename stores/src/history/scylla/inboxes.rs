@@ -129,11 +129,20 @@ impl Shared {
     }
 
     pub(super) async fn known_ids(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Known>>> {
-        let owned = self.owned();
         let places = self.places(ids).await?;
+        self.known_by(ids, places).await
+    }
+
+    /// The same, by the rows of these ids.
+    pub(super) async fn known_by(
+        &self,
+        ids: &[MessageId],
+        places: HashMap<MessageId, Place>,
+    ) -> PortResult<Vec<Option<Known>>> {
         if places.is_empty() {
             return Ok(vec![None; ids.len()]);
         }
+        let owned = self.owned();
         // What is told to be there must stay there: the ends of these inboxes are sealed first.
         let mut older = HashSet::new();
         for (inbox, at) in places.values().filter_map(|place| place.inbox.as_ref().zip(place.position)) {

@@ -171,18 +171,17 @@ impl Plan {
         let (n, epoch) = keys::columns(*position);
         let (name, bucket) = (keys::inbox(&entry.inbox), keys::bucket(position.n));
         let stamp = shared.stamps.next(position.epoch);
-        let mut leads = std::mem::take(&mut self.leads);
         if prev.epoch != position.epoch {
-            leads.push(fork_row(&name, *position, *prev, stamp));
+            self.leads.push(fork_row(&name, *position, *prev, stamp));
         }
         if bucket > 0 && keys::first_of(bucket) == position.n {
-            leads.push(Write::new(Pick::Bucket, vec![Text(name.clone()), BigInt(bucket), BigInt(stamp)]));
+            self.leads.push(Write::new(Pick::Bucket, vec![Text(name.clone()), BigInt(bucket), BigInt(stamp)]));
         }
         if !shared.mine.lock().contains_key(&entry.inbox.partition) {
             shared.met(entry.inbox.partition, position.epoch);
         }
         if is_own(entry) {
-            leads.push(place_row(shared, entry, stamp));
+            self.leads.push(place_row(shared, entry, stamp));
             self.after.kept += 1;
         }
         let row = [
@@ -194,13 +193,12 @@ impl Plan {
             Blob(blob(&entry.message)),
             Int(shared.ttl),
         ];
-        self.active(shared, &entry.inbox, &name, entry.recorded_at, &mut leads);
-        self.leads = leads;
+        self.active(shared, &entry.inbox, &name, entry.recorded_at);
         self.units.push(Unit { inbox: Some((name, bucket)), row: Write::new(Pick::Entry, row.into()) });
     }
 
     /// Says, once a week, that this inbox was written to.
-    fn active(&mut self, shared: &Shared, inbox: &Inbox, name: &str, at: Timestamp, rows: &mut Vec<Write>) {
+    fn active(&mut self, shared: &Shared, inbox: &Inbox, name: &str, at: Timestamp) {
         let week = week(at);
         let key = (name.to_owned(), week);
         if self.after.marks.contains(&key) || shared.marks.lock().get(&key).is_some() {
@@ -208,29 +206,29 @@ impl Plan {
         }
         let partition = i32::from(inbox.partition.0);
         let row = vec![Int(partition), BigInt(week), Int(shard(name)), Text(name.to_owned())];
-        rows.push(Write::new(Pick::Active, row));
+        self.leads.push(Write::new(Pick::Active, row));
         self.after.marks.push(key);
-        self.bucket(shared, weeks(inbox.partition), week, rows);
+        self.bucket(shared, weeks(inbox.partition), week);
     }
 
-    fn bucket(&mut self, shared: &Shared, name: String, bucket: i64, rows: &mut Vec<Write>) {
-        shared.mark(name.clone(), bucket, rows);
+    fn bucket(&mut self, shared: &Shared, name: String, bucket: i64) {
+        shared.mark(name.clone(), bucket, &mut self.leads);
         self.after.marks.push((name, bucket));
     }
 
     async fn add_all(&mut self, shared: &Shared, schedule: &Schedule) -> PortResult<()> {
-        let sends = |due: &&Due| matches!(due.kind, DueKind::Send(_));
-        let asked: Vec<_> = schedule.add.iter().filter(sends).map(|due| due.id).collect();
+        let asked: Vec<_> = schedule.add.iter().filter(|due| due.is_send()).map(|due| due.id).collect();
         let places = if asked.is_empty() { Default::default() } else { shared.places(&asked).await? };
         // A place proves nothing: who gave it may have died before the entry stood.
         let placed = places.iter().filter(|(_, place)| place.position.is_some());
-        let placed: Vec<_> = placed.map(|(id, _)| *id).collect();
-        let known = shared.known_ids(&placed).await?;
+        let placed: HashMap<_, _> = placed.map(|(id, place)| (*id, place.clone())).collect();
+        let ids: Vec<_> = placed.keys().copied().collect();
+        let known = shared.known_by(&ids, placed).await?;
         let stands =
-            placed.into_iter().zip(&known).filter(|(_, known)| known.as_ref().is_some_and(|k| k.position.is_some()));
+            ids.into_iter().zip(&known).filter(|(_, known)| known.as_ref().is_some_and(|k| k.position.is_some()));
         let recorded: HashSet<_> = stands.map(|(id, _)| id).collect();
         for due in &schedule.add {
-            if recorded.contains(&due.id) && sends(&due) {
+            if recorded.contains(&due.id) && due.is_send() {
                 // It was sent meanwhile, so it must not come up again.
                 continue;
             }
@@ -316,17 +314,16 @@ impl Plan {
                 Vec::new()
             }
         };
-        let (bucket, mut rows) = (due::bucket(due.at), std::mem::take(&mut self.leads));
-        rows.push(due_row(due::name(due.partition), due, value, stamp));
+        let bucket = due::bucket(due.at);
+        self.leads.push(due_row(due::name(due.partition), due, value, stamp));
         // Remembered only where it is not past: who sweeps takes past buckets away.
         if due::is_past(bucket, shared.clock.wall()) {
-            rows.push(Write::new(Pick::AddBucket, vec![Text(due::name(due.partition)), BigInt(bucket)]));
+            self.leads.push(Write::new(Pick::AddBucket, vec![Text(due::name(due.partition)), BigInt(bucket)]));
         } else {
-            self.bucket(shared, due::name(due.partition), bucket, &mut rows);
+            self.bucket(shared, due::name(due.partition), bucket);
         }
         due::added(shared, due.partition, due.at);
         self.after.due += 1;
-        self.leads = rows;
     }
 }
 
@@ -351,8 +348,7 @@ pub(super) async fn take(
             return Err(overtaken(*partition, newest, *epoch));
         }
     }
-    let sends = |due: &&Due| matches!(due.kind, DueKind::Send(_));
-    let ids: Vec<_> = schedule.done.iter().filter(sends).map(|due| due.id).collect();
+    let ids: Vec<_> = schedule.done.iter().filter(|due| due.is_send()).map(|due| due.id).collect();
     let places = if ids.is_empty() { Default::default() } else { shared.places(&ids).await? };
     let recorded: HashSet<MessageId> = entries.iter().map(|entry| entry.message.id).collect();
     let (mut rows, mut kept) = (Vec::with_capacity(schedule.done.len()), 0);

@@ -199,18 +199,16 @@ async fn an_owner_that_dies_while_writing_leaves_nothing_half_done() {
         let inbox = Inbox { partition: Partition(30), ..inbox(&tenant(), 1) };
         let mut all = entries(&inbox, 150);
         let later: Vec<_> = (0..50).map(|_| message(&inbox)).collect();
+        let row = |id, kind| Due { partition: inbox.partition, at: NOON, id, kind };
         let mut add = Vec::new();
         for entry in &mut all {
             let mut message = (*entry.message).clone();
             message.content.body = "x".repeat(3_000);
             entry.message = Arc::new(message);
             let kind = DueKind::Expire { id: entry.message.id, inbox: inbox.clone(), position: entry.position };
-            add.push(Due { partition: inbox.partition, at: NOON, id: entry.message.id, kind });
+            add.push(row(entry.message.id, kind));
         }
-        for message in &later {
-            let kind = DueKind::Send(Arc::new(message.clone()));
-            add.push(Due { partition: inbox.partition, at: NOON, id: message.id, kind });
-        }
+        add.extend(later.iter().map(|message| row(message.id, DueKind::Send(Arc::new(message.clone())))));
         // The first is left in peace, and tells how long the others may live.
         let lives = if step == 0 { Duration::from_secs(30) } else { whole_write * (step - 1) / 23 };
         let entries = all.clone();
@@ -243,17 +241,10 @@ async fn an_owner_that_dies_while_writing_leaves_nothing_half_done() {
         // To the next owner, whose clock is behind, the time of what is not there may not have come yet: it is put aside, and
         // a place that the dead owner gave it proves nothing.
         let left: Vec<_> = all.iter().filter(|entry| !stands.contains(&entry.message.id)).collect();
-        let again = |entry: &&Entry| Due {
-            partition: inbox.partition,
-            at: NOON,
-            id: entry.message.id,
-            kind: DueKind::Send(entry.message.clone()),
-        };
-        let add = left.iter().map(again).collect();
+        let add = left.iter().map(|entry| row(entry.message.id, DueKind::Send(entry.message.clone()))).collect();
         reader.record(&[], &Schedule { add, ..Schedule::default() }).await.unwrap();
         let due = reader.due(inbox.partition, NOON, 100_000).await.unwrap();
-        let due = due.into_iter().filter(|due| matches!(due.kind, DueKind::Send(_)));
-        let due: HashSet<_> = due.map(|due| due.id).collect();
+        let due: HashSet<_> = due.into_iter().filter(Due::is_send).map(|due| due.id).collect();
         let lost = left.iter().filter(|entry| !due.contains(&entry.message.id)).count();
         assert_eq!(lost, 0, "of {} messages that were put aside {lost} will not be sent", left.len());
         match took {
