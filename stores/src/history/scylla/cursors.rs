@@ -28,8 +28,8 @@ use super::{
     statements::Pick,
 };
 
-/// How long a move may wait: a few messages of a busy device.
-const LINGER: Duration = Duration::from_millis(200);
+/// How long a move may wait: a few messages of a busy device, which is one row for all of them.
+const LINGER: Duration = Duration::from_millis(500);
 /// Devices whose moves wait at once; past that they are written before more are taken.
 const WAITING: usize = 20_000;
 

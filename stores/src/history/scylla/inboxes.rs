@@ -1,6 +1,6 @@
 //! Inboxes: takeover, recording, and everything found by id or at the end of an inbox.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -18,7 +18,7 @@ use super::{
     reading::Found,
     rows::{EntryHead, Place, unblob},
     session::{Write, broken},
-    shared::{Head, READS, Shared},
+    shared::{Head, IDS, READS, Shared},
     statements::Pick,
     writes,
 };
@@ -79,17 +79,34 @@ impl Shared {
         Ok(end)
     }
 
-    /// The entry that an id's row names, if it stands: the row alone proves nothing, as it is written first and an owner may
-    /// have died in between.
-    pub(super) async fn entry_head(&self, inbox: &Inbox, at: Position, head: &Head) -> PortResult<Option<EntryHead>> {
-        if !head.has(at) {
-            return Ok(None);
+    /// Which of these places have their entries: a row alone proves nothing, as it is written first and an owner may have died
+    /// in between. What stands in one bucket of an inbox is asked for together.
+    async fn standing(
+        &self,
+        places: &HashMap<MessageId, Place>,
+        heads: &HashMap<Inbox, Head>,
+    ) -> PortResult<HashSet<MessageId>> {
+        let mut buckets = HashMap::<_, Vec<(Position, MessageId)>>::new();
+        for (id, place) in places {
+            if let (Some(inbox), Some(at)) = (&place.inbox, place.position)
+                && heads.get(inbox).is_some_and(|head| head.has(at))
+            {
+                buckets.entry((inbox, keys::bucket(at.n))).or_default().push((at, *id));
+            }
         }
-        let (n, epoch) = keys::columns(at);
-        let values = (keys::inbox(inbox), keys::bucket(at.n), n, epoch);
-        let row = self.cql.rows::<(Option<Vec<u8>>,)>(Pick::EntryHead, values).await?.into_iter().next();
-        let head = row.and_then(|row| row.0);
-        head.map(|bytes| unblob(&bytes)).transpose().map_err(|why| broken("entries_by_inbox", &why))
+        let mut asked = Vec::new();
+        for ((inbox, bucket), all) in &buckets {
+            asked.extend(all.chunks(IDS).map(|some| (keys::inbox(inbox), *bucket, some.to_vec())));
+        }
+        let found = stream::iter(asked).map(|(inbox, bucket, some)| async move {
+            let numbers: BTreeSet<i64> = some.iter().map(|(at, _)| keys::columns(*at).0).collect();
+            let numbers: Vec<i64> = numbers.into_iter().collect();
+            let rows = self.cql.rows::<(i64, i32)>(Pick::EntriesAt, (inbox, bucket, numbers)).await?;
+            let rows: HashSet<Position> = rows.into_iter().map(|(n, epoch)| keys::position(n, epoch)).collect();
+            Ok(some.into_iter().filter(|(at, _)| rows.contains(at)).map(|(_, id)| id).collect::<Vec<_>>())
+        });
+        let found: Vec<Vec<MessageId>> = found.buffer_unordered(READS).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// An entry near the place that an id's row names and where it does not stand: a late owner that wrote it again may have
@@ -109,13 +126,19 @@ impl Shared {
         self.heads(inboxes).await
     }
 
-    async fn known_one(&self, id: MessageId, place: &Place, heads: &HashMap<Inbox, Head>) -> PortResult<Option<Known>> {
+    async fn known_one(
+        &self,
+        id: MessageId,
+        place: &Place,
+        heads: &HashMap<Inbox, Head>,
+        standing: &HashSet<MessageId>,
+    ) -> PortResult<Option<Known>> {
         let Some(head) = place.head else { return Ok(None) };
         let fingerprint = head.fingerprint;
         if let (Some(inbox), Some(at)) = (&place.inbox, place.position)
             && let Some(head) = heads.get(inbox)
         {
-            if self.entry_head(inbox, at, head).await?.is_some() {
+            if standing.contains(&id) {
                 return Ok(Some(Known { fingerprint, position: Some(at) }));
             }
             if let Some(found) = self.near(inbox, at, head, id).await? {
@@ -163,12 +186,13 @@ impl Shared {
                 }
             }
         }
+        let standing = self.standing(&places, &heads).await?;
         let asked: Vec<_> = ids.iter().map(|id| (*id, places.get(id).cloned())).collect();
         let asked = asked.into_iter().map(|(id, place)| {
-            let heads = &heads;
+            let (heads, standing) = (&heads, &standing);
             async move {
                 match place {
-                    Some(place) => self.known_one(id, &place, heads).await,
+                    Some(place) => self.known_one(id, &place, heads, standing).await,
                     None => Ok(None),
                 }
             }

@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     keys,
-    session::{BYTES, ROWS, Write, cut},
+    session::{BYTES, ROWS, Write},
     shared::Shared,
     writes::{self, Unit},
 };
@@ -36,7 +36,9 @@ use super::{
 const WAITING: usize = 1_024;
 /// Rounds on their way at once.
 const ROUNDS: usize = 4;
-/// Entries from which on a round starts although another is on its way: they fill a request.
+/// Rounds that start with whatever waits; beyond that one starts with [`ENOUGH`]. A call that comes alone then waits for nobody.
+const AT_ONCE: usize = 2;
+/// Entries from which on a further round starts: they fill some requests.
 const ENOUGH: usize = 24;
 /// Entries of one round: what a store takes within one answer's time.
 const MOST: usize = 1_200;
@@ -119,7 +121,7 @@ async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>, way_in: WeakSen
     let mut open = true;
     while open || !waiting.is_empty() || !rounds.is_empty() {
         let size: usize = waiting.iter().map(Job::size).sum();
-        if rounds.is_empty() || (rounds.len() < ROUNDS && size >= ENOUGH) {
+        if rounds.len() < AT_ONCE || (rounds.len() < ROUNDS && size >= ENOUGH) {
             let taken = take(&shared, &mut waiting, &mut busy);
             if !taken.is_empty() {
                 let (shared, way_in) = (Arc::clone(&shared), way_in.clone());
@@ -245,7 +247,7 @@ async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>>
     drop(alone);
     tokio::try_join!(shared.cql.send_units(plan.turns), shared.cql.send_all(plan.leads))?;
     shared.cql.send_all(plan.talks).await?;
-    for wave in waves(plan.units) {
+    for wave in waves(plan.units, |units| shared.cql.cut(units)) {
         try_join_all(wave.into_iter().map(|request| shared.cql.insist(request))).await?;
     }
     writes::done(shared, &entries, &schedules, plan.after);
@@ -254,7 +256,7 @@ async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>>
 
 /// Requests in waves: those of one wave go at once, the next when all of them stand. What is written to one inbox is in one
 /// request as far as it fits and is in one CQL partition, and in order over the waves where it is not.
-fn waves(units: Vec<Unit>) -> Vec<Vec<Vec<Write>>> {
+fn waves(units: Vec<Unit>, cut: impl Fn(Vec<Vec<Write>>) -> Vec<Vec<Write>>) -> Vec<Vec<Vec<Write>>> {
     let mut waves: Vec<Vec<Vec<Write>>> = Vec::new();
     let mut put = |wave: usize, piece: Vec<Write>| {
         if waves.len() <= wave {
@@ -301,7 +303,10 @@ mod tests {
     use scylla::value::CqlValue;
 
     use super::*;
-    use crate::history::scylla::statements::Pick;
+    use crate::history::scylla::{
+        session::{self, PARTITIONS},
+        statements::Pick,
+    };
 
     fn unit(inbox: u8, bucket: i64, bytes: usize) -> Unit {
         let name = CqlValue::Text(format!("{inbox}"));
@@ -321,7 +326,8 @@ mod tests {
             }).collect();
             let total = units.len();
             let names: Vec<_> = units.iter().filter_map(|unit| unit.inbox.clone()).collect();
-            let waves = waves(units);
+            // The weight stands for the partition.
+            let waves = waves(units, |units| session::cut(units, |row| row.weight as u64));
             let mut sent = 0;
             let mut order = Vec::new();
             for wave in &waves {
@@ -329,6 +335,8 @@ mod tests {
                 for (number, request) in wave.iter().enumerate() {
                     prop_assert!(request.len() == 1 || request.iter().map(|row| row.weight).sum::<usize>() <= BYTES);
                     prop_assert!(!request.is_empty() && request.len() <= ROWS);
+                    let homes: HashSet<_> = request.iter().map(|row| row.weight).collect();
+                    prop_assert!(homes.len() <= PARTITIONS || request.len() == 1);
                     for row in request {
                         sent += 1;
                         let key = (format!("{:?}", row.values[0]), format!("{:?}", row.values[1]));

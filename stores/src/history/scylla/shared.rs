@@ -29,8 +29,8 @@ use super::{
 };
 use crate::history::unconfirmed::Unconfirmed;
 
-/// Ids of one slot asked for at once: ScyllaDB takes a hundred keys in one restriction.
-const IDS: usize = 100;
+/// Rows of one CQL partition asked for at once by their keys: ScyllaDB takes a hundred in one restriction.
+pub(super) const IDS: usize = 100;
 /// Reads of one call on their way at once.
 pub(super) const READS: usize = 32;
 /// Buckets remembered as written to: some tens of bytes each.

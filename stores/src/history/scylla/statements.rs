@@ -1,8 +1,10 @@
 //! Every statement, prepared once.
 
-use scylla::{client::session::Session, statement::prepared::PreparedStatement};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::session::prepare;
+use scylla::{client::session::Session, statement::prepared::PreparedStatement, value::CqlValue};
+
+use super::session::{Write, prepare};
 
 macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -20,7 +22,7 @@ statements! {
     EntriesDown = "SELECT n, epoch, head, body FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n <= ? ORDER BY n DESC, epoch DESC LIMIT ?",
     HeadsDown = "SELECT n, epoch, head FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n <= ? ORDER BY n DESC, epoch DESC LIMIT ?",
     EntryAt = "SELECT head, body FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n = ? AND epoch = ?",
-    EntryHead = "SELECT head FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n = ? AND epoch = ?",
+    EntriesAt = "SELECT n, epoch FROM KS.entries_by_inbox WHERE inbox = ? AND bucket = ? AND n IN ?",
 
     Fork = "INSERT INTO KS.inboxes (inbox, epoch, n, prev) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
     ForkGone = "DELETE FROM KS.inboxes USING TIMESTAMP ? WHERE inbox = ? AND epoch = ?",
@@ -120,6 +122,22 @@ impl Statements {
 
     pub(super) fn get(&self, pick: Pick) -> &PreparedStatement {
         &self.0[pick as usize]
+    }
+
+    /// A number of the CQL partition that a row stands in.
+    pub(super) fn home(&self, row: &Write) -> u64 {
+        let mut hash = DefaultHasher::new();
+        for at in self.get(row.pick).get_variable_pk_indexes() {
+            match row.values.get(usize::from(at.index)) {
+                Some(CqlValue::Text(text)) => text.hash(&mut hash),
+                Some(CqlValue::Blob(bytes)) => bytes.hash(&mut hash),
+                Some(CqlValue::Uuid(id)) => id.hash(&mut hash),
+                Some(CqlValue::BigInt(number)) => number.hash(&mut hash),
+                Some(CqlValue::Int(number)) => number.hash(&mut hash),
+                other => format!("{other:?}").hash(&mut hash),
+            }
+        }
+        hash.finish()
     }
 }
 

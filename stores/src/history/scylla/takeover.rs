@@ -16,7 +16,9 @@ use schemas::{
 
 use super::{
     conversations::{self, Stand, Talk},
+    keys,
     shared::{READS, Shared},
+    statements::Pick,
     threads,
 };
 
@@ -102,8 +104,14 @@ impl Shared {
 
     /// Whether an entry stands there, or was removed by retention.
     async fn has_entry(&self, inbox: &Inbox, at: Position) -> PortResult<bool> {
-        let head = self.head(&super::keys::inbox(inbox)).await?;
-        Ok(at.n <= head.ledger.gone.n || self.entry_head(inbox, at, &head).await?.is_some())
+        let head = self.head(&keys::inbox(inbox)).await?;
+        if at.n <= head.ledger.gone.n || !head.has(at) {
+            return Ok(at.n <= head.ledger.gone.n);
+        }
+        let (n, epoch) = keys::columns(at);
+        let values = (keys::inbox(inbox), keys::bucket(at.n), vec![n]);
+        let rows = self.cql.rows::<(i64, i32)>(Pick::EntriesAt, values).await?;
+        Ok(rows.contains(&(n, epoch)))
     }
 
     /// Whether somebody who took over before wrote the entry again.
