@@ -60,15 +60,15 @@ pub struct Bench {
 /// Limits that a load would measure instead of the server.
 pub(crate) mod lift {
     /// Messages a second.
-    pub(crate) const QUOTAS: [&str; 2] =
-        ["limits.door.server_per_second=100000000", "limits.door.system_per_second=100000000"];
+    pub(crate) const QUOTAS: &[&str] =
+        &["limits.door.server_per_second=100000000", "limits.door.system_per_second=100000000"];
     /// The room of the lanes.
-    pub(crate) const LANES: [&str; 2] = ["limits.door.lane_slow=50000000", "limits.door.lane_full=100000000"];
+    pub(crate) const LANES: &[&str] = &["limits.door.lane_slow=50000000", "limits.door.lane_full=100000000"];
     /// Messages of one person.
-    pub(crate) const PEOPLE: [&str; 2] =
-        ["limits.door.person_per_minute=1000000", "limits.door.person_per_hour=100000000"];
+    pub(crate) const PEOPLE: &[&str] =
+        &["limits.door.person_per_minute=1000000", "limits.door.person_per_hour=100000000"];
     /// Sockets and connections.
-    pub(crate) const SOCKETS: [&str; 2] = ["limits.socket.sessions=100000", "limits.door.connections=100000"];
+    pub(crate) const SOCKETS: &[&str] = &["limits.socket.sessions=100000", "limits.door.connections=100000"];
 }
 
 /// What every scenario is given.
@@ -112,15 +112,15 @@ impl Stage {
     }
 
     /// A started server on an empty folder, with these groups of limits lifted.
-    pub(crate) async fn server(&self, scenario: &str, lift: &[[&str; 2]]) -> Result<Server> {
+    pub(crate) async fn server(&self, scenario: &str, lift: &[&[&'static str]]) -> Result<Server> {
         let data = self.folder(scenario)?;
         self.server_on(scenario, &data, lift).await
     }
 
     /// A started server on a folder that may hold something.
-    pub(crate) async fn server_on(&self, scenario: &str, data: &Path, lift: &[[&str; 2]]) -> Result<Server> {
-        let set: Vec<_> =
-            lift.iter().flatten().map(|s| (*s).to_owned()).chain(self.bench.set.iter().cloned()).collect();
+    pub(crate) async fn server_on(&self, scenario: &str, data: &Path, lift: &[&[&'static str]]) -> Result<Server> {
+        let lifted = lift.iter().copied().flatten().map(|s| (*s).to_owned());
+        let set: Vec<_> = lifted.chain(self.bench.set.iter().cloned()).collect();
         {
             let mut lifted = self.lifted.lock();
             if !lifted.iter().any(|(name, _)| name == scenario) {

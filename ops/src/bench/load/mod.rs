@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use schemas::{Clock, Content, ContentType, Kind, Message, MessageId, Phone, Priority, Sender, Tenant, UserId};
 
 pub(crate) use http::{Conn, batch, count_accepted};
-pub(crate) use phones::{Phones, Watch};
+pub(crate) use phones::{ACKNOWLEDGE, Phones, Watch};
 pub(crate) use talkers::{Manner, Talkers, Tally, business};
 pub(crate) use talks::{Filling, pair};
 

@@ -1,4 +1,5 @@
-//! Many phones: each reads its frames, takes the time of every item, and acknowledges a cursor every 100 ms.
+//! Many phones: each reads its frames, takes the time of every item, and acknowledges a cursor every 100 ms, or as often as it
+//! is told to.
 
 use std::{
     sync::{
@@ -19,6 +20,9 @@ use tokio_tungstenite::{
 
 use super::super::measure::histogram;
 use crate::clock::SystemClock;
+
+/// How long a phone gathers before it acknowledges.
+pub(crate) const ACKNOWLEDGE: Duration = Duration::from_millis(100);
 
 /// What was counted at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -99,12 +103,22 @@ pub(crate) struct Phones {
 impl Phones {
     /// Connects one phone per token, a few at a time.
     pub(crate) async fn connect(address: &str, tokens: Vec<String>, watch: Option<Arc<Watch>>) -> Result<Self> {
+        Self::connect_that(address, tokens, watch, ACKNOWLEDGE).await
+    }
+
+    /// The same, of phones that acknowledge so long after a frame what has come by then.
+    pub(crate) async fn connect_that(
+        address: &str,
+        tokens: Vec<String>,
+        watch: Option<Arc<Watch>>,
+        acknowledge: Duration,
+    ) -> Result<Self> {
         let mut tasks = tokio::task::JoinSet::new();
         for (wave, tokens) in tokens.chunks(64).enumerate() {
             let opened = tokens.iter().map(|token| open(address, token, "bench"));
             for (n, socket) in futures::future::join_all(opened).await.into_iter().enumerate() {
                 let socket = socket.with_context(|| format!("phone {} could not connect", wave * 64 + n))?;
-                tasks.spawn(listen(socket, watch.clone(), wave * 64 + n));
+                tasks.spawn(listen(socket, watch.clone(), wave * 64 + n, acknowledge));
             }
         }
         Ok(Self { tasks })
@@ -130,7 +144,7 @@ pub(super) async fn open(address: &str, token: &str, device: &str) -> Result<Soc
     Ok(socket)
 }
 
-async fn listen(mut socket: Socket, watch: Option<Arc<Watch>>, n: usize) {
+async fn listen(mut socket: Socket, watch: Option<Arc<Watch>>, n: usize, acknowledge: Duration) {
     let (mut cursor, mut due) = (None::<String>, None::<tokio::time::Instant>);
     loop {
         let wait = async {
@@ -158,7 +172,7 @@ async fn listen(mut socket: Socket, watch: Option<Arc<Watch>>, n: usize) {
                 }
                 if let Some(last) = text.rsplit("\"cursor\":\"").next().and_then(|rest| rest.split('"').next()) {
                     cursor = Some(last.to_owned());
-                    due = due.or_else(|| Some(tokio::time::Instant::now() + Duration::from_millis(100)));
+                    due = due.or_else(|| Some(tokio::time::Instant::now() + acknowledge));
                 }
             }
             Some(Ok(Message::Text(text))) if text.contains("\"ping\"") => {

@@ -18,7 +18,7 @@ use super::{
         Report, Stage,
         bare::Bare,
         lift,
-        load::{Conn, Phones, Watch, batch, content, count_accepted, message, number},
+        load::{ACKNOWLEDGE, Conn, Phones, Watch, batch, content, count_accepted, message, number},
         measure::{Curve, Figure, Series, used},
     },
     closing, metric,
@@ -66,11 +66,24 @@ pub(super) async fn peak(
     users: usize,
     lanes: &[Priority],
 ) -> Result<Peak> {
-    let server = stage.server(scenario, &[lift::QUOTAS, lift::LANES, lift::SOCKETS]).await?;
+    peak_of(stage, report, scenario, users, lanes, &[], ACKNOWLEDGE).await
+}
+
+/// The same with further settings, and phones that acknowledge so long after a frame.
+pub(super) async fn peak_of(
+    stage: &Stage,
+    report: &mut Report,
+    scenario: &str,
+    users: usize,
+    lanes: &[Priority],
+    set: &[&'static str],
+    acknowledge: Duration,
+) -> Result<Peak> {
+    let server = stage.server(scenario, &[lift::QUOTAS, lift::LANES, lift::SOCKETS, set]).await?;
     let watch = Watch::new(stage.clock);
     let phones = stage.phones(&server, 0..users)?;
     let target = Target { address: &server.listen, pid: server.pid(), token: stage.business(&server)?, keeps: true };
-    let phones = Phones::connect(target.address, phones, Some(watch.clone())).await?;
+    let phones = Phones::connect_that(target.address, phones, Some(watch.clone()), acknowledge).await?;
     let peak = load(stage, &target, &watch, users, lanes).await?;
     closing::close(stage, report, scenario, &server, &watch, 0).await?;
     drop(phones);

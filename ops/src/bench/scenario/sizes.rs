@@ -1,12 +1,19 @@
-//! Whether a message costs more with many users than with few, and in three lanes than in one: peaks at each size.
+//! Whether a message costs more with many users than with few, and in three lanes than in one: peaks at each size. Many users
+//! share fewer frames and acknowledgements than few do, so for them each item has a frame and an acknowledgement of its own:
+//! what differs then is the number of users alone.
+
+use std::time::Duration;
 
 use anyhow::Result;
 use schemas::Priority;
 
 use super::{
     super::{Report, Stage, measure::Figure, report::number},
-    end_to_end::{Peak, curve, peak},
+    end_to_end::{Peak, curve, peak, peak_of},
 };
+
+/// One item a frame.
+const ALONE: &[&str] = &["limits.socket.frame_items=1"];
 
 /// Users that are connected and sent to.
 const USERS: [usize; 4] = [100, 1_000, 7_500, 15_000];
@@ -31,7 +38,8 @@ pub(crate) async fn users(stage: &Stage, report: &mut Report) -> Result<()> {
     const NAME: &str = "users";
     let mut peaks = Vec::new();
     for users in USERS {
-        peaks.push((users as f64, peak(stage, report, NAME, users, &[Priority::Normal]).await?));
+        let peak = peak_of(stage, report, NAME, users, &[Priority::Normal], ALONE, Duration::ZERO).await?;
+        peaks.push((users as f64, peak));
     }
     add(report, NAME, "users", &peaks);
     Ok(())

@@ -31,7 +31,7 @@ const STEP_MS: u64 = 10;
 const PAGE: u64 = 50;
 /// The same without the cache.
 const WITHOUT: &str = "threads without the cache";
-const OFF: [&str; 2] = ["stores.cache=off"; 2];
+const OFF: &[&str] = &["stores.cache=off"];
 /// Requests that a figure is taken from.
 const CALLS: usize = 1_000;
 /// Of a warm connection.
