@@ -1,6 +1,8 @@
 //! Conversations of the history that two processes write to. Where late owners are left aside, a batch is written in steps,
 //! between which its process may be frozen: turns and rows first, entries later; and what an owner is told is sealed before,
-//! inboxes first and then the row. A turn stands by its number and the epoch of who wrote it; the row says whose count.
+//! inboxes first and then the row. A turn stands by its number and the epoch of who wrote it; the row says whose count. Where
+//! the entries of a turn were to stand is known by the turn, and of the recipient's also by its id; a sender's own copy is
+//! found by no id.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,6 +18,9 @@ use super::store::{Kept, Store};
 /// From which number on whose turns count, oldest first.
 pub(super) type Path = Vec<(Epoch, u64)>;
 
+/// Where an entry was to stand.
+type Spot = (Inbox, Position);
+
 /// One conversation.
 #[derive(Default)]
 pub(super) struct Thread {
@@ -23,7 +28,7 @@ pub(super) struct Thread {
     time: Version,
     row: Option<Conversation>,
     path: Path,
-    turns: BTreeMap<(u64, Epoch), (Turn, Vec<Inbox>)>,
+    turns: BTreeMap<(u64, Epoch), (Turn, Vec<Spot>)>,
 }
 
 fn take(path: &mut Path, epoch: Epoch, first: u64) {
@@ -44,12 +49,12 @@ impl Thread {
         self.row.as_ref()
     }
 
-    fn at(&self, seq: u64) -> Option<&(Turn, Vec<Inbox>)> {
+    fn at(&self, seq: u64) -> Option<&(Turn, Vec<Spot>)> {
         let (epoch, _) = self.path.iter().rev().find(|fork| fork.1 <= seq)?;
         self.turns.get(&(seq, *epoch))
     }
 
-    fn find(&self, id: MessageId) -> Option<&(Turn, Vec<Inbox>)> {
+    fn find(&self, id: MessageId) -> Option<&(Turn, Vec<Spot>)> {
         let last = self.row.as_ref().map_or(0, |row| row.last_seq);
         (1..=last).filter_map(|seq| self.at(seq)).find(|(turn, _)| turn.message.id == id)
     }
@@ -112,6 +117,12 @@ impl Stands {
     }
 }
 
+/// Where a batch has the entries of a turn.
+fn spots(entries: &[Entry], of: MessageId) -> Vec<Spot> {
+    let mine = entries.iter().filter(|entry| entry.message.id == of);
+    mine.map(|entry| (entry.inbox.clone(), entry.position)).collect()
+}
+
 /// Writes the conversations of a batch. An older row than stands is passed over, with its turns.
 pub(super) fn record(kept: &mut Kept, stands: &mut Stands, entries: &[Entry], schedule: &Schedule) {
     for row in &schedule.conversations {
@@ -123,12 +134,21 @@ pub(super) fn record(kept: &mut Kept, stands: &mut Stands, entries: &[Entry], sc
         let turns = || schedule.turns.iter().filter(|turn| turn.conversation == row.id);
         take(&mut path, row.version.epoch(), turns().map(|turn| turn.seq).min().unwrap_or(row.last_seq + 1));
         for turn in turns() {
-            let mine = entries.iter().filter(|entry| entry.message.id == turn.message.id);
-            let spots = mine.map(|entry| entry.inbox.clone()).collect();
-            thread.turns.insert((turn.seq, turn.version.epoch()), (turn.clone(), spots));
+            thread.turns.insert((turn.seq, turn.version.epoch()), (turn.clone(), spots(entries, turn.message.id)));
         }
         thread.put(row.clone(), path.clone(), row.version);
         stands.written.insert(row.id, (row.version, path));
+    }
+    for (_, turn) in &schedule.completed {
+        let thread = kept.threads.entry(turn.conversation).or_default();
+        let newest = |spots: &[Spot]| spots.iter().map(|(_, at)| at.epoch).max();
+        let here = spots(entries, turn.message.id);
+        // As with a row the newer owner's stands.
+        if let Some((_, there)) = thread.turns.get_mut(&(turn.seq, turn.version.epoch()))
+            && newest(there) <= newest(&here)
+        {
+            *there = here;
+        }
     }
 }
 
@@ -173,16 +193,20 @@ impl Conversations for Store {
         Ok(rows)
     }
 
-    async fn counted(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Counted>>> {
+    async fn counted(&self, asked: &[(ConversationId, MessageId)]) -> PortResult<Vec<Option<Counted>>> {
         self.ice.thawed().await;
         let kept = self.kept.lock();
-        let one = |id: &MessageId| {
-            let (turn, spots) = kept.threads.values().find_map(|thread| thread.find(*id))?;
-            let has = |inbox: &Inbox| kept.chain(inbox).iter().any(|entry| entry.message.id == *id);
-            let missing = spots.iter().filter(|inbox| !has(inbox)).cloned().collect();
-            Some(Counted { turn: turn.clone(), missing })
+        let one = |(of, id): &(ConversationId, MessageId)| {
+            let (turn, spots) = kept.threads.get(of)?.find(*id)?;
+            let lacks = |(inbox, at): &&Spot| {
+                let own = inbox.user == turn.message.to;
+                let here = |entry: &&Entry| entry.message.id == *id && (own || entry.position == *at);
+                !kept.chain(inbox).iter().any(here)
+            };
+            let missing = spots.iter().filter(lacks).map(|(inbox, _)| inbox.clone()).collect();
+            Some(Counted { epoch: turn.version.epoch(), turn: Some(turn.clone()), missing })
         };
-        Ok(ids.iter().map(|id| if self.strict { None } else { one(id) }).collect())
+        Ok(asked.iter().map(|asked| if self.strict { None } else { one(asked) }).collect())
     }
 
     async fn by_user(

@@ -63,7 +63,7 @@ struct Questions {
     /// Turns whose counts a mark stands for.
     turns: Vec<(ConversationId, u64)>,
     /// What may have been said or asked before, and stand in part.
-    counted: Vec<MessageId>,
+    counted: Vec<(ConversationId, MessageId)>,
 }
 
 impl Questions {
@@ -347,7 +347,7 @@ fn talk(item: &Item, threads: &mut Threads, holds: &mut Holds, questions: &mut Q
         Work::Chat(asked) => {
             if ask && asked.command.command.is_named() {
                 questions.known.push(of);
-                questions.counted.push(of);
+                questions.counted.push((id, of));
             }
             questions.said.extend(asked.command.command.about());
             if let Command::Read { up_to: UpTo::Seq(seq) } = asked.command.command {
@@ -356,7 +356,7 @@ fn talk(item: &Item, threads: &mut Threads, holds: &mut Holds, questions: &mut Q
         }
         _ if ask => {
             questions.said.push(of);
-            questions.counted.push(of);
+            questions.counted.push((id, of));
         }
         _ => {}
     }
@@ -485,7 +485,7 @@ async fn ask(kit: &Kit, owners: &Owners, questions: Questions) -> Option<Answers
         due: due.into_iter().zip(placed?).filter_map(|(id, placed)| Some((id, placed?))).collect(),
         said: said.into_iter().zip(heard?).filter_map(|(id, shown)| Some((id, shown?))).collect(),
         counts: turns.into_iter().zip(counts?).filter_map(|(at, counts)| Some((at, counts?))).collect(),
-        counted: counted.into_iter().zip(parts?).filter_map(|(id, counted)| Some((id, counted?))).collect(),
+        counted: counted.into_iter().zip(parts?).filter_map(|((_, id), counted)| Some((id, counted?))).collect(),
     };
     let (tails, threads) = (tails.into_iter().zip(ends).collect(), threads.into_keys().zip(rows).collect());
     Some(Answers { found, tails, threads })

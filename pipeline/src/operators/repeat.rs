@@ -77,8 +77,9 @@ pub(crate) async fn until_recorded(kit: &Kit, mut entries: Vec<Entry>, mut sched
 
 /// Keeps what belongs to some partitions.
 fn keep(schedule: &mut Schedule, kept: impl Fn(Partition) -> bool) {
-    let Schedule { add, done, conversations, turns, .. } = schedule;
+    let Schedule { add, done, conversations, turns, completed, epochs: _ } = schedule;
     add.retain(|due| kept(due.partition));
+    completed.retain(|(partition, _)| kept(*partition));
     done.retain(|due| kept(due.partition));
     conversations.retain(|conversation| kept(conversation.partition));
     turns.retain(|turn| conversations.iter().any(|conversation| conversation.id == turn.conversation));
@@ -86,8 +87,9 @@ fn keep(schedule: &mut Schedule, kept: impl Fn(Partition) -> bool) {
 
 /// Whether there is nothing to be written.
 pub(super) fn is_empty(schedule: &Schedule) -> bool {
-    let Schedule { add, done, conversations, turns, .. } = schedule;
-    add.is_empty() && done.is_empty() && conversations.is_empty() && turns.is_empty()
+    let Schedule { add, done, conversations, turns, completed, epochs: _ } = schedule;
+    let chat = conversations.is_empty() && turns.is_empty() && completed.is_empty();
+    add.is_empty() && done.is_empty() && chat
 }
 
 /// The same write, a partition at a time: each is whole by itself.

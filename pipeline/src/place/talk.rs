@@ -215,16 +215,20 @@ impl Placing<'_> {
     /// its recipient, who is offered it so.
     fn complete(&mut self, of: MessageId, id: ConversationId, here: Here, plan: &mut Plan) -> bool {
         let end = self.threads.row(id, here.epoch).map_or(0, |row| row.last_seq);
-        let found = self.found.counted.get(&of).filter(|it| it.turn.conversation == id && it.turn.seq <= end);
         // What is being written under this takeover will stand.
-        let theirs = |it: &&Counted| it.turn.version.epoch() < here.epoch && !it.missing.is_empty();
-        let Some(counted) = found.filter(theirs) else { return false };
-        let (message, seq) = (&counted.turn.message, Some(counted.turn.seq));
-        for inbox in &counted.missing {
-            let copy = (inbox.user != message.to).then(|| inbox.user.clone());
-            self.place(message.clone(), copy, seq, here, plan);
+        let theirs = |it: &&Counted| it.epoch < here.epoch && !it.missing.is_empty();
+        let Some(Counted { turn: Some(turn), missing, .. }) = self.found.counted.get(&of).filter(theirs) else {
+            return false;
+        };
+        if turn.conversation != id || turn.seq > end {
+            return false;
         }
-        counted.missing.iter().any(|inbox| inbox.user == message.to)
+        for inbox in missing {
+            let copy = (inbox.user != turn.message.to).then(|| inbox.user.clone());
+            self.place(turn.message.clone(), copy, Some(turn.seq), here, plan);
+        }
+        plan.schedule.completed.push((here.partition, turn.clone()));
+        missing.iter().any(|inbox| inbox.user == turn.message.to)
     }
 
     /// A message that is edited, deleted or read up to: as it was changed lately, or as history has it.

@@ -14,7 +14,7 @@ use crate::{
     conversation::{Conversation, Shown, Side, Turn, Version},
     fact::State,
     ids::{ConversationId, MessageId, UserId},
-    position::Inbox,
+    position::{Epoch, Inbox},
     time::Timestamp,
 };
 
@@ -73,8 +73,10 @@ impl Around {
 /// What a thread has of a message, for an owner to which it comes again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Counted {
-    /// Its turn.
-    pub turn: Turn,
+    /// Its turn; `None`: it is a note to one's own devices, which has none, and the row says already what it tells of.
+    pub turn: Option<Turn>,
+    /// Whose it is.
+    pub epoch: Epoch,
     /// The inboxes where its entry was to stand and does not.
     pub missing: Vec<Inbox>,
 }
@@ -106,10 +108,11 @@ pub trait Conversations: Send + Sync {
         self.conversations(&ids).await
     }
 
-    /// What threads have of these messages, edits, deletions and notes, for the owner of their partitions, after it was told
-    /// the rows. `None`: nothing, or all that there is to it stands, as it always does in a store whose batches stand whole.
-    async fn counted(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Counted>>> {
-        Ok(vec![None; ids.len()])
+    /// What conversations have of these messages, edits, deletions and notes, for the owner of their partitions, after it was
+    /// told the rows. `None`: nothing, or all that there is to it stands, as it always does in a store whose batches stand
+    /// whole.
+    async fn counted(&self, asked: &[(ConversationId, MessageId)]) -> PortResult<Vec<Option<Counted>>> {
+        Ok(vec![None; asked.len()])
     }
 
     /// A user's conversations, newest activity first, from just after `from`; those put away by it, or the others. A business

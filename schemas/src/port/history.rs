@@ -115,6 +115,11 @@ pub struct Schedule {
     pub conversations: Vec<Conversation>,
     /// New turns, each of a conversation that stands in `conversations`; written by their numbers.
     pub turns: Vec<Turn>,
+    /// Turns that an older owner wrote, of which this batch has entries that were missing ([`Conversations::counted`]): they
+    /// stand as they are, and say from now on that those entries stand here.
+    ///
+    /// [`Conversations::counted`]: super::Conversations::counted
+    pub completed: Vec<(Partition, Turn)>,
 }
 
 /// A message as it is found by its id.

@@ -173,8 +173,8 @@ impl Conversations for Cached {
         self.history.owned(asked).await
     }
 
-    async fn counted(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Counted>>> {
-        self.history.counted(ids).await
+    async fn counted(&self, asked: &[(ConversationId, MessageId)]) -> PortResult<Vec<Option<Counted>>> {
+        self.history.counted(asked).await
     }
 
     async fn by_user(

@@ -121,22 +121,28 @@ pub(super) fn listed(row: &Conversation, before: Option<&Stand>) -> Vec<Write> {
     away.chain(here).collect()
 }
 
-/// A turn with where its entries are, where it is found by its message, and in what it shows if it is an edit or a deletion.
+/// A turn with where its entries are; a later version says that they were written anew elsewhere.
+pub(super) fn turn_row(turn: &Turn, spots: &[Spot], ttl: i32, from: Version) -> Write {
+    let column = threads::column(turn.seq, turn.version.epoch());
+    let whole = [
+        Uuid(turn.conversation.0),
+        BigInt(keys::bucket(turn.seq)),
+        BigInt(column),
+        BigInt(time(turn.version)),
+        Blob(blob(&(turn, spots))),
+        Int(ttl),
+        BigInt(time(from)),
+    ];
+    Write::new(Pick::Turn, whole.into())
+}
+
+/// A turn, where it is found by its message, and in what it shows if it is an edit or a deletion.
 pub(super) fn turn_rows(turn: &Turn, spots: &[Spot], ttl: i32, stamp: i64) -> Vec<Write> {
     let (id, seq, version) = (turn.conversation, number(turn.seq), time(turn.version));
     let column = threads::column(turn.seq, turn.version.epoch());
     let message = &turn.message;
-    let whole = [
-        Uuid(id.0),
-        BigInt(keys::bucket(turn.seq)),
-        BigInt(column),
-        BigInt(version),
-        Blob(blob(&(turn, spots))),
-        Int(ttl),
-        BigInt(version),
-    ];
     let said = [BigInt(keys::slot(message.id)), Uuid(message.id.0), Uuid(id.0), BigInt(seq), Int(ttl), BigInt(stamp)];
-    let mut rows = vec![Write::new(Pick::Turn, whole.into()), Write::new(Pick::Said, said.into())];
+    let mut rows = vec![turn_row(turn, spots, ttl, turn.version), Write::new(Pick::Said, said.into())];
     if let Some(of) = turn.of {
         let change = (turn.recorded_at, message.kind, &message.content);
         let values = [
@@ -410,8 +416,8 @@ impl Conversations for ScyllaHistory {
         self.shared.taken(asked, &owned).await
     }
 
-    async fn counted(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Counted>>> {
-        self.shared.counted(ids).await
+    async fn counted(&self, asked: &[(ConversationId, MessageId)]) -> PortResult<Vec<Option<Counted>>> {
+        self.shared.counted(asked).await
     }
 
     async fn by_user(

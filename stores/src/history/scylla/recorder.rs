@@ -56,8 +56,9 @@ struct Job {
 
 impl Job {
     fn size(&self) -> usize {
-        let Schedule { add, done, conversations, turns, .. } = &self.schedule;
-        self.entries.len() + add.len() + done.len() + conversations.len() + turns.len()
+        let Schedule { add, done, conversations, turns, completed, epochs: _ } = &self.schedule;
+        let chat = conversations.len() + turns.len() + completed.len();
+        self.entries.len() + add.len() + done.len() + chat
     }
 
     /// Whether the other is the same call, made once more.

@@ -79,8 +79,9 @@ impl Shared {
     }
 
     /// What threads have of messages, and where their entries are missing.
-    pub(super) async fn counted(&self, ids: &[MessageId]) -> PortResult<Vec<Option<Counted>>> {
-        let spots = self.spots(ids).await?;
+    pub(super) async fn counted(&self, asked: &[(ConversationId, MessageId)]) -> PortResult<Vec<Option<Counted>>> {
+        let ids: Vec<_> = asked.iter().map(|(_, id)| *id).collect();
+        let spots = self.spots(&ids).await?;
         let asked: Vec<_> = ids.iter().map(|id| (*id, spots.get(id).copied())).collect();
         stream::iter(asked).map(|(id, spot)| self.counted_one(id, spot)).buffered(READS).try_collect().await
     }
@@ -99,7 +100,7 @@ impl Shared {
                 missing.push(inbox);
             }
         }
-        Ok(Some(Counted { turn, missing }))
+        Ok(Some(Counted { epoch: turn.version.epoch(), turn: Some(turn), missing }))
     }
 
     /// Whether an entry stands there, or was removed by retention.

@@ -97,6 +97,9 @@ pub(super) async fn plan(shared: &Shared, entries: &[&Entry], schedules: &[&Sche
     if schedules.iter().any(|schedule| !schedule.conversations.is_empty()) {
         plan.conversations(shared, entries, schedules).await?;
     }
+    if schedules.iter().any(|schedule| !schedule.completed.is_empty()) {
+        plan.completed(shared, entries, schedules);
+    }
     Ok(plan)
 }
 
@@ -277,6 +280,17 @@ impl Plan {
             self.after.stands.push((id, stand));
         }
         Ok(())
+    }
+
+    /// Turns of older owners that have their missing entries here say so before these are written, so that the next owner looks
+    /// for them here. Where the older owner meant them to be none will ever stand: the inbox was sealed.
+    fn completed(&mut self, shared: &Shared, entries: &[&Entry], schedules: &[&Schedule]) {
+        let spots = spots(entries);
+        for (_, turn) in schedules.iter().flat_map(|schedule| &schedule.completed) {
+            let Some(here) = spots.get(&turn.message.id) else { continue };
+            let own = here.iter().map(|(_, at)| at.epoch).max().unwrap_or_default();
+            self.turns.push(vec![conversations::turn_row(turn, here, shared.ttl, turn.version.under(own))]);
+        }
     }
 
     fn add(&mut self, shared: &Shared, due: &Due, place: Option<&Place>, stamp: i64) {

@@ -88,7 +88,14 @@ impl Desk {
     /// An entry of a turn that stands, in an inbox that lacks it.
     pub fn complete(&mut self, turn: &Turn, inbox: &Inbox) {
         let message = Message::clone(&turn.message);
+        self.schedule.completed.retain(|(_, there)| there.seq != turn.seq);
+        self.schedule.completed.push((self.partition, turn.clone()));
         self.entry(message, Some(inbox.user.clone()), Some(turn.seq));
+    }
+
+    /// A note to the owner of an inbox, of which the row tells already.
+    pub fn note(&mut self, message: Message, inbox: &Inbox) {
+        self.entry(message, Some(inbox.user.clone()), None);
     }
 
     fn name(&mut self) -> MessageId {
