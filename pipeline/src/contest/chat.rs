@@ -23,6 +23,9 @@ struct Log {
     /// The last message of each side.
     last: [Option<MessageId>; 2],
     marks: [u64; 2],
+    archived: [bool; 2],
+    /// Notes to one's own devices.
+    notes: [Vec<MessageId>; 2],
 }
 
 /// All of them.
@@ -37,7 +40,7 @@ fn index(side: Side) -> usize {
 }
 
 impl Talking {
-    /// The next record: mostly a message, sometimes an edit or a mark.
+    /// The next record: mostly a message, sometimes an edit or a mark, or one puts it away or takes it out again.
     pub(super) fn next(&mut self, now: Timestamp) -> Append {
         let n = self.count;
         self.count += 1;
@@ -55,7 +58,7 @@ impl Talking {
         let content = testing::message(n).content;
         let log = self.logs.entry(pair.clone()).or_default();
         let seen = log.counts.last().copied().unwrap_or_default();
-        let command = match (n / 8 % 5, log.last[index(side)]) {
+        let command = match (n / 8 % 6, log.last[index(side)]) {
             (3, Some(of)) => {
                 log.turns.push(id);
                 log.counts.push(seen);
@@ -66,7 +69,14 @@ impl Talking {
                 log.marks[index(side)] = seen[index(side)];
                 Command::Read { up_to: UpTo::Seq(up_to as u64) }
             }
+            (5, _) if !log.turns.is_empty() => {
+                let archived = &mut log.archived[index(side)];
+                *archived = !*archived;
+                log.notes[index(side)].push(id);
+                Command::Archive(*archived)
+            }
             _ => {
+                log.archived = [false; 2];
                 let mut counts = seen;
                 counts[index(side.other())] += 1;
                 log.turns.push(id);
@@ -108,13 +118,18 @@ impl Talking {
             for (turn, counts) in said.iter().zip(&log.counts) {
                 prop_assert_eq!([turn.to_business, turn.to_mobile], *counts);
             }
-            for user in [pair.mobile(), pair.business()] {
-                let inbox = Inbox { user, partition: pair.partition(PARTITIONS) };
+            let archived = [row.business.archived, row.mobile.archived];
+            prop_assert_eq!(archived, log.archived, "put away by {}", pair.mobile());
+            for side in Side::BOTH {
+                let inbox = Inbox { user: row.user(side), partition: pair.partition(PARTITIONS) };
                 let here = chains.get(&inbox).into_iter().flatten();
                 let here = here.filter(|entry| entry.message.kind.conversation() == Some(pair.id()));
-                let entries: Vec<_> = here.map(|entry| (entry.seq, entry.message.id)).collect();
+                let (entries, notes): (Vec<_>, Vec<_>) =
+                    here.map(|entry| (entry.seq, entry.message.id)).partition(|entry| entry.0.is_some());
                 let turns: Vec<_> = said.iter().map(|turn| (Some(turn.seq), turn.message.id)).collect();
                 prop_assert_eq!(entries, turns, "in {:?}", inbox);
+                let own: Vec<_> = log.notes[index(side)].iter().map(|id| (None, *id)).collect();
+                prop_assert_eq!(notes, own, "notes in {:?}", inbox);
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use schemas::{
-    Conversation, ConversationId, Epoch, Inbox, MessageId, Position, State, Timestamp, UserId,
+    Conversation, ConversationId, Epoch, Inbox, Kind, MessageId, Position, State, Timestamp, UserId,
     conversation::{Shown, Turn, Version},
     port::*,
 };
@@ -29,6 +29,8 @@ pub(super) struct Thread {
     row: Option<Conversation>,
     path: Path,
     turns: BTreeMap<(u64, Epoch), (Turn, Vec<Spot>)>,
+    /// Notes to one's own devices that the row tells of, of the batch that wrote it.
+    notes: Vec<(MessageId, Spot)>,
 }
 
 fn take(path: &mut Path, epoch: Epoch, first: u64) {
@@ -59,9 +61,9 @@ impl Thread {
         (1..=last).filter_map(|seq| self.at(seq)).find(|(turn, _)| turn.message.id == id)
     }
 
-    fn put(&mut self, row: Conversation, path: Path, time: Version) {
+    fn put(&mut self, row: Conversation, path: Path, notes: Vec<(MessageId, Spot)>, time: Version) {
         if time > self.time {
-            (self.time, self.row, self.path) = (time, Some(row), path);
+            (self.time, self.row, self.path, self.notes) = (time, Some(row), path, notes);
         }
     }
 }
@@ -136,7 +138,9 @@ pub(super) fn record(kept: &mut Kept, stands: &mut Stands, entries: &[Entry], sc
         for turn in turns() {
             thread.turns.insert((turn.seq, turn.version.epoch()), (turn.clone(), spots(entries, turn.message.id)));
         }
-        thread.put(row.clone(), path.clone(), row.version);
+        let own = entries.iter().filter(|entry| entry.seq.is_none() && entry.message.kind == Kind::Note(row.id));
+        let notes = own.map(|entry| (entry.message.id, (entry.inbox.clone(), entry.position))).collect();
+        thread.put(row.clone(), path.clone(), notes, row.version);
         stands.written.insert(row.id, (row.version, path));
     }
     for (_, turn) in &schedule.completed {
@@ -167,10 +171,10 @@ impl Conversations for Store {
         let mut rows = Vec::with_capacity(asked.len());
         for (id, inboxes) in asked {
             self.tails(inboxes).await?;
-            let (row, mut path) = {
+            let (row, mut path, notes) = {
                 let kept = self.kept.lock();
                 match kept.threads.get(id) {
-                    Some(Thread { row: Some(row), path, .. }) => (row.clone(), path.clone()),
+                    Some(Thread { row: Some(row), path, notes, .. }) => (row.clone(), path.clone(), notes.clone()),
                     _ => {
                         rows.push(None);
                         continue;
@@ -184,7 +188,7 @@ impl Conversations for Store {
                 take(&mut path, own, row.last_seq + 1);
                 let sealed = row.version.under(own);
                 let mut kept = self.kept.lock();
-                kept.threads.entry(*id).or_default().put(row.clone(), path.clone(), sealed);
+                kept.threads.entry(*id).or_default().put(row.clone(), path.clone(), notes, sealed);
                 self.stands.lock().written.insert(*id, (sealed, path));
             }
             rows.push(Some(row));
@@ -197,7 +201,13 @@ impl Conversations for Store {
         self.ice.thawed().await;
         let kept = self.kept.lock();
         let one = |(of, id): &(ConversationId, MessageId)| {
-            let (turn, spots) = kept.threads.get(of)?.find(*id)?;
+            let thread = kept.threads.get(of)?;
+            let Some((turn, spots)) = thread.find(*id) else {
+                let (_, (inbox, at)) = thread.notes.iter().find(|note| note.0 == *id)?;
+                let stands = kept.chain(inbox).iter().any(|entry| entry.message.id == *id);
+                let missing = if stands { Vec::new() } else { vec![inbox.clone()] };
+                return Some(Counted { turn: None, epoch: at.epoch, missing });
+            };
             let lacks = |(inbox, at): &&Spot| {
                 let own = inbox.user == turn.message.to;
                 let here = |entry: &&Entry| entry.message.id == *id && (own || entry.position == *at);

@@ -151,7 +151,7 @@ impl Placing<'_> {
             }
             return;
         }
-        if asked.conflict {
+        if asked.conflict || self.complete_note(command, here, plan) {
             plan.repeats += 1;
             return;
         }
@@ -229,6 +229,20 @@ impl Placing<'_> {
         }
         plan.schedule.completed.push((here.partition, turn.clone()));
         missing.iter().any(|inbox| inbox.user == turn.message.to)
+    }
+
+    /// The row that an owner before us wrote tells of a note to somebody's own devices: what it says is done, and where its entry
+    /// is missing it is written now. False: no row tells of it.
+    fn complete_note(&mut self, command: &ChatCommand, here: Here, plan: &mut Plan) -> bool {
+        let note = command.command.own().zip(self.found.counted.get(&command.id).filter(|it| it.turn.is_none()));
+        let Some((note, counted)) = note else { return false };
+        let Some(row) = self.threads.row(command.pair.id(), here.epoch).cloned() else { return false };
+        // What is being written under this takeover will stand.
+        for inbox in counted.missing.iter().filter(|_| counted.epoch < here.epoch) {
+            let message = Message { to: inbox.user.clone(), ..command.message(&row, Some(&note)) };
+            self.place(Arc::new(message), None, None, here, plan);
+        }
+        true
     }
 
     /// A message that is edited, deleted or read up to: as it was changed lately, or as history has it.

@@ -1,9 +1,17 @@
 //! What becomes of a message, by what history knows of it and what it asks for.
 
 use super::*;
-use crate::testing::{fresh, message};
+use crate::{
+    item::Asked,
+    testing::{fresh, message},
+};
 use proptest::prelude::*;
-use schemas::{Epoch, Message, Partition, State, What, fact::Past, port::Tail};
+use schemas::{
+    ChatCommand, Conversation, Epoch, Message, Partition, State, What,
+    conversation::{Act, Command, Pair},
+    fact::Past,
+    port::Tail,
+};
 use std::{collections::HashMap, sync::Arc};
 
 /// What was decided for one message, in words.
@@ -184,5 +192,51 @@ proptest! {
             prop_assert!(entry.prev == *end && entry.position.n == end.n + 1 && entry.one_way == entry.position.n);
             *end = entry.position;
         }
+    }
+}
+
+/// Somebody put a conversation away and the other side wrote into it, in one batch of an owner that died before the entries.
+#[test]
+fn a_note_that_the_row_tells_of_is_written_and_what_it_says_is_not_done_again() {
+    let pair = Pair {
+        tenant: "acme".parse().unwrap(),
+        business: "sara".parse().unwrap(),
+        mobile: schemas::Phone::from_stored("+962790000001").unwrap(),
+    };
+    let (id, chat, now) = (pair.id(), ChatLimits::default(), Timestamp(500));
+    let mut row = Conversation::open(pair.clone(), Partition(0), Epoch(1), now);
+    row.apply(&"+962790000001".parse().unwrap(), &Act::Archive(true), &chat, Epoch(1), now).unwrap();
+    let said = Act::Message { id: message(1).id, content: &message(1).content };
+    row.apply(&"business:sara".parse().unwrap(), &said, &chat, Epoch(1), now).unwrap();
+    let inbox = Inbox { user: pair.mobile(), partition: Partition(0) };
+    for (epoch, written) in [(Epoch(1), 1), (Epoch(2), 0)] {
+        let command = ChatCommand {
+            id: message(2).id,
+            pair: pair.clone(),
+            by: "+962790000001".parse().unwrap(),
+            command: Command::Archive(true),
+            accepted_at: now,
+            client_ref: None,
+            trace: None,
+            fingerprint: [2; 16],
+        };
+        let counted = Counted { turn: None, epoch, missing: vec![inbox.clone()] };
+        let found = &Found { counted: HashMap::from([(command.id, counted)]), ..Found::default() };
+        let (tails, threads) = (&mut Tails::new(10), &mut Threads::new(10));
+        threads.pin(id, Epoch(2));
+        threads.learn(id, Epoch(2), Some(row.clone()), now);
+        for user in [pair.mobile(), pair.business()] {
+            let inbox = Inbox { user, partition: Partition(0) };
+            tails.pin(&inbox, Epoch(2));
+            tails.learn(&inbox, Epoch(2), Tail::default(), now);
+        }
+        let work = Work::Chat(Box::new(Asked { command, replay: true, conflict: false }));
+        let item = Item { partition: Partition(0), epoch: Epoch(2), work };
+        let (lane, write, retention_ms, chat) = (Lane::High, 1, 10_000, &chat);
+        let plan = Placing { lane, now, write, found, tails, threads, chat, retention_ms }.plan(vec![(None, item)]);
+        let entries: Vec<_> = plan.entries.iter().map(|entry| (&entry.inbox, entry.seq)).collect();
+        assert_eq!(entries, vec![(&inbox, None); written], "of epoch {epoch:?}");
+        assert_eq!(plan.schedule.conversations, [], "it is not put away again");
+        assert!(!threads.row(id, Epoch(2)).unwrap().mobile.archived);
     }
 }

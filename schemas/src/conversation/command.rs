@@ -173,6 +173,17 @@ impl Command {
         }
     }
 
+    /// The note that it makes for one's own devices alone, if it is of that kind.
+    pub fn own(&self) -> Option<Note> {
+        match self {
+            Self::Archive(true) => Some(Note::Archived),
+            Self::Archive(false) => Some(Note::Unarchived),
+            Self::Block(true) => Some(Note::Blocked),
+            Self::Block(false) => Some(Note::Unblocked),
+            _ => None,
+        }
+    }
+
     /// As an act of [`Conversation::apply`]. `original`: the message it is about; `mark`: what `Read` stands for
     /// and at which turn, as [`ChatCommand::mark`] has it.
     pub fn act<'a>(&'a self, original: Option<&'a Original>, (mark, seq): (u64, u64)) -> Act<'a> {
@@ -259,9 +270,8 @@ impl ChatCommand {
             (Command::Delete { of }, _) => (Kind::Delete(id, *of), Content::empty()),
             (_, note) => (Kind::Note(id), note.map_or_else(Content::empty, noted)),
         };
-        let own = matches!(self.command, Command::Archive(_) | Command::Block(_));
         let to = match self.side() {
-            Some(side) if own => conversation.user(side),
+            Some(side) if self.command.own().is_some() => conversation.user(side),
             Some(side) => conversation.user(side.other()),
             None => conversation.user(Side::Mobile),
         };

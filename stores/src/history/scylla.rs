@@ -20,6 +20,7 @@ mod forks;
 mod inboxes;
 mod keys;
 mod ledgers;
+mod notes;
 mod people;
 mod reading;
 mod recorder;

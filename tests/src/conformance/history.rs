@@ -120,6 +120,7 @@ macro_rules! history_conformance {
                 overtaking::what_an_owner_was_told_of_conversations_stays,
                 overtaking::what_stands_in_part_is_completed,
                 overtaking::who_read_before_and_writes_after_changes_nothing,
+                overtaking::a_note_that_only_the_row_tells_of_is_completed,
                 cached::p10_what_the_cache_shows_is_what_history_shows,
                 cached::r10_7_a_confirmed_write_is_seen_through_every_node_at_once,
                 cached::r8_7_without_a_cache_everything_answers,

@@ -24,6 +24,7 @@ use super::{
     ScyllaHistory,
     inboxes::NEAR,
     keys,
+    notes::{self, Noted},
     rows::{blob, unblob},
     session::{Write, broken},
     shared::{READS, Shared, by_slot},
@@ -62,32 +63,20 @@ pub(super) struct Talk {
     /// The version of its last change.
     pub(super) changed: Version,
     pub(super) path: Path,
+    /// What it tells of, where the entry may be missing.
+    pub(super) notes: Vec<Noted>,
     pub(super) gone: Gone,
 }
 
 /// Where an entry of a turn was written: in the inbox of a user, or of whom the message is to.
 pub(super) type Spot = (Option<UserId>, Position);
 
-fn time(version: Version) -> i64 {
+pub(super) fn time(version: Version) -> i64 {
     i64::try_from(version.0).unwrap_or(i64::MAX)
 }
 
 fn number(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
-}
-
-/// The row itself, from this version on.
-pub(super) fn row(row: &Conversation, path: &Path, from: Version) -> Write {
-    Write::new(Pick::Talk, vec![Uuid(row.id.0), Blob(blob(&(row, path))), BigInt(time(from))])
-}
-
-/// Reads [`row`]; one that was written before there were paths has none.
-fn unrow(bytes: &[u8]) -> PortResult<(Conversation, Path)> {
-    unblob(bytes).or_else(|_| {
-        let row: Conversation = unblob(bytes).map_err(|why| unread(&why))?;
-        let path = Path::before(row.last_seq);
-        Ok((row, path))
-    })
 }
 
 /// Reads a turn, and where its entries were written; of old ones that is not known.
@@ -160,24 +149,20 @@ pub(super) fn turn_rows(turn: &Turn, spots: &[Spot], ttl: i32, stamp: i64) -> Ve
     rows
 }
 
-fn unread(why: &dyn std::fmt::Display) -> schemas::port::PortError {
-    broken("conversations", why)
-}
-
 impl Shared {
     pub(super) async fn talk(&self, id: ConversationId) -> PortResult<Option<Talk>> {
         let rows = self.cql.rows::<(Option<Vec<u8>>, Option<Vec<u8>>)>(Pick::TalkAt, (id.0,)).await?;
         let Some((Some(row), gone)) = rows.into_iter().next() else { return Ok(None) };
-        let (mut row, path) = unrow(&row)?;
+        let (mut row, path, notes) = notes::unrow(&row)?;
         let changed = row.version;
         row.version = threads::sealed(changed, &path);
-        let gone: Option<Gone> = gone.map(|bytes| unblob(&bytes)).transpose().map_err(|why| unread(&why))?;
+        let gone: Option<Gone> = gone.map(|bytes| unblob(&bytes)).transpose().map_err(|why| notes::unread(&why))?;
         let gone = gone.unwrap_or_default();
         if gone.0 > 0 {
             // What retention removed is neither shown nor counted.
             row.forget(gone.0, gone.1, gone.2);
         }
-        Ok(Some(Talk { row, changed, path, gone }))
+        Ok(Some(Talk { row, changed, path, notes, gone }))
     }
 
     async fn talks_of(&self, ids: Vec<ConversationId>) -> PortResult<Vec<Option<Talk>>> {

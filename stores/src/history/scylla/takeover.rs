@@ -16,7 +16,7 @@ use schemas::{
 
 use super::{
     conversations::{self, Stand, Talk},
-    keys,
+    keys, notes,
     shared::{READS, Shared},
     statements::Pick,
     threads,
@@ -67,13 +67,13 @@ impl Shared {
     /// From now on what older owners write is not in it: the row is written as it is with the epoch of its owner, and its
     /// places in lists are, so that they stand whatever older owners write there.
     async fn seal(&self, talk: Talk, own: Epoch) -> PortResult<Conversation> {
-        let Talk { row, changed, mut path, gone } = talk;
+        let Talk { row, changed, mut path, notes, gone } = talk;
         path.take(own, row.last_seq + 1);
         path.forget(gone.0);
         let shown = Conversation { version: threads::sealed(changed, &path), ..row };
         let row = Conversation { version: changed, ..shown.clone() };
         self.cql.send_all(conversations::listed(&shown, None)).await?;
-        self.cql.send(&[conversations::row(&row, &path, shown.version)]).await?;
+        self.cql.send(&[notes::row(&row, &path, &notes, shown.version)]).await?;
         self.talks.lock().put(row.id, Stand::of(&shown, path));
         Ok(row)
     }
@@ -82,13 +82,18 @@ impl Shared {
     pub(super) async fn counted(&self, asked: &[(ConversationId, MessageId)]) -> PortResult<Vec<Option<Counted>>> {
         let ids: Vec<_> = asked.iter().map(|(_, id)| *id).collect();
         let spots = self.spots(&ids).await?;
-        let asked: Vec<_> = ids.iter().map(|id| (*id, spots.get(id).copied())).collect();
-        stream::iter(asked).map(|(id, spot)| self.counted_one(id, spot)).buffered(READS).try_collect().await
+        let asked: Vec<_> = asked.iter().map(|(of, id)| (*of, *id, spots.get(id).copied())).collect();
+        stream::iter(asked).map(|(of, id, spot)| self.counted_one(of, id, spot)).buffered(READS).try_collect().await
     }
 
-    async fn counted_one(&self, id: MessageId, spot: Option<(ConversationId, u64)>) -> PortResult<Option<Counted>> {
-        let Some((of, seq)) = spot else { return Ok(None) };
+    async fn counted_one(
+        &self,
+        of: ConversationId,
+        id: MessageId,
+        spot: Option<(ConversationId, u64)>,
+    ) -> PortResult<Option<Counted>> {
         let Some(talk) = self.talk(of).await? else { return Ok(None) };
+        let Some((_, seq)) = spot.filter(|(there, _)| *there == of) else { return self.noted(&talk, id).await };
         let Some((turn, spots)) = self.turn_of(&talk, id, seq).await? else { return Ok(None) };
         let mut missing = Vec::new();
         for (copy, at) in spots {
@@ -101,6 +106,15 @@ impl Shared {
             }
         }
         Ok(Some(Counted { epoch: turn.version.epoch(), turn: Some(turn), missing }))
+    }
+
+    /// A note of which the row tells.
+    async fn noted(&self, talk: &Talk, id: MessageId) -> PortResult<Option<Counted>> {
+        let Some((_, user, at)) = talk.notes.iter().find(|note| note.0 == id) else { return Ok(None) };
+        let inbox = Inbox { user: user.clone(), partition: talk.row.partition };
+        let stands = self.has_entry(&inbox, *at).await? || self.has_another(id, &inbox).await?;
+        let missing = if stands { Vec::new() } else { vec![inbox] };
+        Ok(Some(Counted { turn: None, epoch: at.epoch, missing }))
     }
 
     /// Whether an entry stands there, or was removed by retention.

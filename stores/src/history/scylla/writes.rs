@@ -13,7 +13,7 @@ use super::{
     counts::Counted,
     due,
     facts::{self, counts_as_unread},
-    keys,
+    keys, notes,
     rows::{EntryHead, Ledger, Place, PlaceHead, blob, is_notice, is_own},
     session::Write,
     shared::{Known, Shared},
@@ -276,7 +276,7 @@ impl Plan {
         }
         for (id, row) in last {
             let Some(stand) = stands.remove(&id) else { continue };
-            self.talks.push(conversations::row(row, &stand.path, row.version));
+            self.talks.push(notes::row(row, &stand.path, &notes::of(entries, id), row.version));
             self.after.stands.push((id, stand));
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
 use schemas::{
-    Conversation, ConversationId, Inbox, MessageId, UserId,
+    Conversation, ConversationId, Inbox, Message, MessageId, UserId,
     conversation::{Command, Pair, Side, Version},
     port::{Entry, History, Order, PortError, Schedule},
 };
@@ -259,4 +259,53 @@ pub async fn who_read_before_and_writes_after_changes_nothing(bed: &mut dyn Inst
     three.say(pair, Side::Mobile, "yes").unwrap();
     written.extend(three.record(&*handles[2]).await.0);
     holds(&*bed.history(), &three, &written, &dead).await;
+}
+
+/// A note to one's own devices, of which the row tells and their inbox does not: it is brought there, once, and what the row
+/// says since is not said again.
+pub async fn a_note_that_only_the_row_tells_of_is_completed(bed: &mut dyn Installation) {
+    let mut first = Desk::new(PARTITIONS[0]);
+    let (pairs, users) = (pairs(&first), users(&first));
+    let pair = &pairs[0];
+    let (before, after, third) = (bed.another().await, bed.another().await, bed.another().await);
+    let mut old = first.successor(&*before, &pairs, &users).await;
+    old.say(pair, Side::Business, "hello").unwrap();
+    old.record(&*before).await;
+    // The new owner meets the reader's inbox with something else, and not yet the conversation.
+    after.take_over(&[old.partition]).await.unwrap();
+    let inbox = Inbox { user: pair.mobile(), partition: old.partition };
+    after.tails(std::slice::from_ref(&inbox)).await.unwrap();
+    // Put away, and blocked, in one batch.
+    for command in [Command::Archive(true), Command::Block(true)] {
+        old.ask(pair, super::talking::mobile(1), command).unwrap();
+    }
+    let (entries, schedule) = old.take();
+    let notes: Vec<_> = entries.iter().map(|entry| (pair.id(), entry.message.id)).collect();
+    assert!(notes.len() == 2 && entries.iter().all(|entry| entry.seq.is_none() && entry.inbox == inbox));
+    late(&*before, &(entries.clone(), schedule.clone())).await;
+    let mut new = old.successor(&*after, &pairs, &users).await;
+    let counted = after.counted(&notes).await.unwrap();
+    if new.rows[&pair.id()].blocked {
+        new.model.record(&schedule);
+        for (counted, entry) in counted.into_iter().zip(&entries) {
+            let counted = counted.expect("a store whose row tells of it says what is missing");
+            assert_eq!((counted.turn, counted.epoch), (None, entry.position.epoch));
+            assert_eq!(counted.missing, std::slice::from_ref(&inbox));
+            new.note(Message::clone(&entry.message), &inbox);
+        }
+    } else {
+        assert_eq!(counted, [None, None]);
+        for command in [Command::Archive(true), Command::Block(true)] {
+            new.ask(pair, super::talking::mobile(1), command).unwrap();
+        }
+    }
+    new.record(&*after).await;
+    let new = new.successor(&*third, &pairs, &users).await;
+    let missing = third.counted(&notes).await.unwrap().into_iter().flatten().flat_map(|counted| counted.missing);
+    assert_eq!(missing.collect::<Vec<_>>(), []);
+    looks(&*bed.history(), &new).await;
+    let kept = whole(&*bed.history(), &inbox).await;
+    let told: Vec<_> = kept.iter().map(|entry| (entry.seq, entry.message.content.body.as_str())).collect();
+    let note = |note: &str| format!("{{\"note\":\"{note}\"}}");
+    assert_eq!(told, [(Some(1), "hello"), (None, &note("archived")), (None, &note("blocked"))]);
 }

@@ -1,0 +1,51 @@
+//! What a conversation's row is in one cell: the row, whose turns count, and the notes to one's own devices that it tells of.
+//!
+//! Such a note (put away, blocked) changes the row and has an entry in the inbox of whoever did it, and no turn. An owner that
+//! dies between the two leaves a row that tells of it without the entry, and the row alone does not say by which command it
+//! came to be as it is. So the notes of the batch stand in the row until the next one is written, by when their entries stand.
+//! Who takes over finds them there: what they tell of is done, and their entries are what may be missing.
+
+use schemas::{
+    Conversation, ConversationId, Kind, MessageId, Position, UserId,
+    conversation::Version,
+    port::{Entry, PortError, PortResult},
+};
+use scylla::value::CqlValue::{BigInt, Blob, Uuid};
+
+use super::{
+    conversations::time,
+    rows::{blob, unblob},
+    session::{Write, broken},
+    statements::Pick,
+    threads::Path,
+};
+
+/// A note: its name, whose devices it is for, and where its entry was to stand.
+pub(super) type Noted = (MessageId, UserId, Position);
+
+/// The notes of a conversation among these entries.
+pub(super) fn of(entries: &[&Entry], id: ConversationId) -> Vec<Noted> {
+    let own = entries.iter().filter(|entry| entry.seq.is_none() && entry.message.kind == Kind::Note(id));
+    own.map(|entry| (entry.message.id, entry.inbox.user.clone(), entry.position)).collect()
+}
+
+/// The row, from this version on.
+pub(super) fn row(row: &Conversation, path: &Path, notes: &[Noted], from: Version) -> Write {
+    let bytes = if notes.is_empty() { blob(&(row, path)) } else { blob(&(row, path, notes)) };
+    Write::new(Pick::Talk, vec![Uuid(row.id.0), Blob(bytes), BigInt(time(from))])
+}
+
+/// Reads [`row`]; one that was written before there were paths has none.
+pub(super) fn unrow(bytes: &[u8]) -> PortResult<(Conversation, Path, Vec<Noted>)> {
+    let plain = unblob(bytes).map(|(row, path)| (row, path, Vec::new()));
+    plain.or_else(|_| unblob(bytes)).or_else(|_| {
+        let row: Conversation = unblob(bytes).map_err(|why| unread(&why))?;
+        let path = Path::before(row.last_seq);
+        Ok((row, path, Vec::new()))
+    })
+}
+
+/// A row that is no row.
+pub(super) fn unread(why: &dyn std::fmt::Display) -> PortError {
+    broken("conversations", why)
+}
