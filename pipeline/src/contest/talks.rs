@@ -174,12 +174,25 @@ impl Conversations for Store {
             let (row, mut path, notes) = {
                 let kept = self.kept.lock();
                 match kept.threads.get(id) {
-                    Some(Thread { row: Some(row), path, notes, .. }) => (row.clone(), path.clone(), notes.clone()),
-                    _ => {
-                        rows.push(None);
-                        continue;
+                    Some(Thread { row: Some(row), path, notes, .. }) => {
+                        (Some(row.clone()), path.clone(), notes.clone())
                     }
+                    _ => (None, Path::new(), Vec::new()),
                 }
+            };
+            let Some(row) = row else {
+                let partition = inboxes.first().map(|inbox| inbox.partition);
+                let own = partition.and_then(|of| mine.get(&of)).copied().unwrap_or_default();
+                // Read and sealed in two steps.
+                self.ice.thawed().await;
+                let mut kept = self.kept.lock();
+                let thread = kept.threads.entry(*id).or_default();
+                let shut = Version::default().under(own);
+                if !self.strict && shut > thread.time {
+                    (thread.time, thread.row, thread.path) = (shut, None, Path::new());
+                }
+                rows.push(None);
+                continue;
             };
             let own = mine.get(&row.partition).copied().unwrap_or_default();
             if !self.strict && path.last().is_none_or(|last| last.0 < own) {

@@ -121,6 +121,7 @@ macro_rules! history_conformance {
                 overtaking::what_stands_in_part_is_completed,
                 overtaking::who_read_before_and_writes_after_changes_nothing,
                 overtaking::a_note_that_only_the_row_tells_of_is_completed,
+                overtaking::a_conversation_that_was_told_not_to_be_there_is_not,
                 cached::p10_what_the_cache_shows_is_what_history_shows,
                 cached::r10_7_a_confirmed_write_is_seen_through_every_node_at_once,
                 cached::r8_7_without_a_cache_everything_answers,

@@ -45,6 +45,11 @@ pub(super) fn unrow(bytes: &[u8]) -> PortResult<(Conversation, Path, Vec<Noted>)
     })
 }
 
+/// Nobody opened the conversation before this version.
+pub(super) fn nobody(id: ConversationId, before: Version) -> Write {
+    Write::new(Pick::TalkShut, vec![BigInt(time(before)), Uuid(id.0)])
+}
+
 /// A row that is no row.
 pub(super) fn unread(why: &dyn std::fmt::Display) -> PortError {
     broken("conversations", why)

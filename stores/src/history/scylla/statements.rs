@@ -41,6 +41,7 @@ statements! {
     Spots = "SELECT id, conversation, turn, state FROM KS.places WHERE slot = ? AND id IN ?",
 
     Talk = "INSERT INTO KS.conversations (id, row) VALUES (?, ?) USING TIMESTAMP ?",
+    TalkShut = "DELETE row FROM KS.conversations USING TIMESTAMP ? WHERE id = ?",
     TalkGone = "INSERT INTO KS.conversations (id, gone) VALUES (?, ?) USING TIMESTAMP ?",
     TalkAt = "SELECT row, gone FROM KS.conversations WHERE id = ?",
     Turn = "INSERT INTO KS.turns (conversation, bucket, seq, version, turn) VALUES (?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?",

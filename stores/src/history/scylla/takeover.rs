@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, TryStreamExt, stream};
 use schemas::{
     Conversation, ConversationId, Epoch, Inbox, MessageId, Partition, Position,
-    conversation::Side,
+    conversation::{Side, Version},
     port::{Counted, PortResult},
 };
 
@@ -48,7 +48,7 @@ impl Shared {
     ) -> PortResult<Option<Conversation>> {
         self.ends(&sealed, owned).await?;
         loop {
-            let Some(talk) = self.talk(id).await? else { return Ok(None) };
+            let Some(talk) = self.talk(id).await? else { return self.nobody(id, &sealed, owned).await };
             let Some(own) = owned.get(&talk.row.partition).filter(|own| talk.path.newest() < **own) else {
                 return Ok(Some(Conversation { version: talk.changed, ..talk.row }));
             };
@@ -62,6 +62,14 @@ impl Shared {
             self.ends(&open, owned).await?;
             sealed.extend(open);
         }
+    }
+
+    /// Nobody opened it. From now on no older owner does, who could still be about to.
+    async fn nobody(&self, id: ConversationId, asked: &[Inbox], owned: &Owned) -> PortResult<Option<Conversation>> {
+        if let Some(own) = asked.first().and_then(|inbox| owned.get(&inbox.partition)) {
+            self.cql.send(&[notes::nobody(id, Version::default().under(*own))]).await?;
+        }
+        Ok(None)
     }
 
     /// From now on what older owners write is not in it: the row is written as it is with the epoch of its owner, and its

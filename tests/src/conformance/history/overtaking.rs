@@ -309,3 +309,34 @@ pub async fn a_note_that_only_the_row_tells_of_is_completed(bed: &mut dyn Instal
     let note = |note: &str| format!("{{\"note\":\"{note}\"}}");
     assert_eq!(told, [(Some(1), "hello"), (None, &note("archived")), (None, &note("blocked"))]);
 }
+
+/// Nobody had opened a conversation when its owner asked for it. Whoever opens it late, it is not there, until its owner does.
+pub async fn a_conversation_that_was_told_not_to_be_there_is_not(bed: &mut dyn Installation) {
+    let mut first = Desk::new(PARTITIONS[1]);
+    let (pairs, users) = (pairs(&first), users(&first));
+    let handles = [bed.another().await, bed.another().await, bed.another().await];
+    let mut owners = Vec::new();
+    for history in &handles {
+        let next = first.successor(&**history, &pairs, &users).await;
+        assert!(next.rows.is_empty(), "nobody has opened one");
+        owners.push(next);
+    }
+    let mut last = owners.remove(2);
+    let mut dead = Vec::new();
+    for (desk, history) in owners.iter_mut().zip(&handles) {
+        for pair in &pairs {
+            dead.push(desk.say(pair, Side::Business, "hello").unwrap());
+        }
+        let to = schemas::Name::parse("nadia").unwrap();
+        desk.ask(&pairs[0], super::talking::business("sara"), Command::Assign { to }).unwrap();
+        late(&**history, &desk.take()).await;
+        holds(&*bed.history(), &last, &[], &dead).await;
+    }
+    let next = bed.another().await;
+    let mut last = last.successor(&*next, &pairs, &users).await;
+    assert!(last.rows.is_empty(), "nobody has opened one that counts");
+    holds(&*bed.history(), &last, &[], &dead).await;
+    last.say(&pairs[0], Side::Mobile, "hello?").unwrap();
+    let written = last.record(&*next).await.0;
+    holds(&*bed.history(), &last, &written, &dead).await;
+}
