@@ -58,7 +58,8 @@ impl Talking {
         let content = testing::message(n).content;
         let log = self.logs.entry(pair.clone()).or_default();
         let seen = log.counts.last().copied().unwrap_or_default();
-        let command = match (n / 8 % 6, log.last[index(side)]) {
+        // Each in its turn within a pair, and of either side.
+        let command = match (n / 4 % 7, log.last[index(side)]) {
             (3, Some(of)) => {
                 log.turns.push(id);
                 log.counts.push(seen);
@@ -69,7 +70,7 @@ impl Talking {
                 log.marks[index(side)] = seen[index(side)];
                 Command::Read { up_to: UpTo::Seq(up_to as u64) }
             }
-            (5, _) if !log.turns.is_empty() => {
+            (2, _) if !log.turns.is_empty() => {
                 let archived = &mut log.archived[index(side)];
                 *archived = !*archived;
                 log.notes[index(side)].push(id);

@@ -6,7 +6,7 @@
 //! that, three owners of which two are late lose messages.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -119,6 +119,8 @@ pub(super) struct Store {
     pub(super) strict: bool,
     /// What is first polled is first written.
     line: Arc<tokio::sync::Mutex<()>>,
+    /// Conversations that this process is writing: one batch at a time for each.
+    busy: Arc<Mutex<BTreeMap<ConversationId, Arc<tokio::sync::Mutex<()>>>>>,
     pub(super) taking: Arc<tokio::sync::Mutex<()>>,
     /// Every so many writes fail; 0: none.
     faults: usize,
@@ -127,8 +129,8 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(strict: bool, faults: usize) -> Self {
-        let (kept, rest, mine, stands, line, taking, writes) = Default::default();
-        Self { kept, rest, mine, stands, line, taking, ice: Ice::new(), strict, faults, writes }
+        let (kept, rest, mine, stands, line, busy, taking, writes) = Default::default();
+        Self { kept, rest, mine, stands, line, busy, taking, ice: Ice::new(), strict, faults, writes }
     }
 
     pub(super) fn of(&self, ice: Ice) -> Self {
@@ -137,6 +139,7 @@ impl Store {
             mine: Arc::default(),
             stands: Arc::default(),
             line: Arc::default(),
+            busy: Arc::default(),
             taking: Arc::default(),
             ..self.clone()
         }
@@ -194,6 +197,17 @@ impl Store {
         }))
     }
 
+    /// The row of a conversation is written again when the entries of the batch before it stand.
+    async fn alone(&self, schedule: &Schedule) -> Vec<tokio::sync::OwnedMutexGuard<()>> {
+        let ids: BTreeSet<_> = schedule.conversations.iter().map(|row| row.id).collect();
+        let mut held = Vec::with_capacity(ids.len());
+        for id in ids {
+            let one = self.busy.lock().entry(id).or_default().clone();
+            held.push(one.lock_owned().await);
+        }
+        held
+    }
+
     fn halves(&self, schedule: &Schedule) -> bool {
         let plain = schedule.conversations.is_empty() && schedule.add.is_empty();
         !self.strict && !plain
@@ -205,7 +219,11 @@ impl Store {
             if let Some(why @ PortError::Unavailable(_)) = fails {
                 return Err(why);
             }
-            tokio::task::yield_now().await;
+            // Some stores take their time, so that who writes is frozen here now and then.
+            match self.writes.load(Ordering::SeqCst) % 3 {
+                0 => tokio::time::sleep(std::time::Duration::from_millis(3)).await,
+                _ => tokio::task::yield_now().await,
+            }
             self.ice.thawed().await;
             self.kept.lock().write(entries, schedule)?;
         }
@@ -271,6 +289,7 @@ impl Inboxes for Store {
     }
     async fn record(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<()> {
         let line = self.line.lock().await;
+        let _talks = self.alone(schedule).await;
         self.ice.thawed().await;
         let allowed = self.stands.lock().allows(entries, schedule);
         let begun = match allowed {
