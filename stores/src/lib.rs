@@ -101,6 +101,17 @@ impl Places {
     }
 }
 
+/// What a process has asked of a history of servers since it began.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Rows written.
+    pub rows: u64,
+    /// Requests that they were written in.
+    pub requests: u64,
+    /// Requests that read, by the name of their statement.
+    pub reads: Vec<(&'static str, u64)>,
+}
+
 /// All that is kept.
 pub struct Stores {
     /// The log.
@@ -178,8 +189,8 @@ impl Stores {
         self.folder.as_ref().map(Folder::stats)
     }
 
-    /// Rows that this process has written to a history of servers, and the requests it took; `None` where it is a folder.
-    pub fn traffic(&self) -> Option<(u64, u64)> {
+    /// What this process has asked of a history of servers; `None` where it is a folder.
+    pub fn traffic(&self) -> Option<Traffic> {
         self.settings.places.history.as_ref().and_then(|_| servers::traffic())
     }
 

@@ -158,11 +158,13 @@ impl Servers {
     }
 }
 
-/// Rows written to a history of servers, and the requests it took.
-pub(crate) fn traffic() -> Option<(u64, u64)> {
+/// What a history of servers was asked.
+pub(crate) fn traffic() -> Option<crate::Traffic> {
     #[cfg(feature = "scylla")]
     {
-        Some(crate::history::scylla::ScyllaHistory::written())
+        use crate::history::scylla::ScyllaHistory;
+        let (rows, requests) = ScyllaHistory::written();
+        Some(crate::Traffic { rows, requests, reads: ScyllaHistory::reads() })
     }
     #[cfg(not(feature = "scylla"))]
     None

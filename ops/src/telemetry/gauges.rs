@@ -33,9 +33,12 @@ pub async fn keep(parts: Parts) {
         if let Some(stats) = parts.stores.lock().as_ref().and_then(stores::Stores::stats) {
             store(&stats);
         }
-        if let Some((rows, requests)) = parts.stores.lock().as_ref().and_then(stores::Stores::traffic) {
-            metrics::counter!("esh3ar_history_rows_total").absolute(rows);
-            metrics::counter!("esh3ar_history_requests_total").absolute(requests);
+        if let Some(traffic) = parts.stores.lock().as_ref().and_then(stores::Stores::traffic) {
+            metrics::counter!("esh3ar_history_rows_total").absolute(traffic.rows);
+            metrics::counter!("esh3ar_history_requests_total").absolute(traffic.requests);
+            for (statement, reads) in traffic.reads {
+                metrics::counter!("esh3ar_history_reads_total", "statement" => statement).absolute(reads);
+            }
         }
         if round % 5 == 0 {
             tenants(&parts);

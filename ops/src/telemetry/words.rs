@@ -27,6 +27,7 @@ pub const METRICS: &[(&str, &str)] = &[
     ("esh3ar_facts_gathered_total", "Facts that sessions said and the log took."),
     ("esh3ar_facts_rejected_total", "Facts that the log or the history refused."),
     ("esh3ar_facts_unreadable_total", "Records of facts that could not be read."),
+    ("esh3ar_history_reads_total", "Requests that read from a history of servers, by statement."),
     ("esh3ar_history_requests_total", "Requests that wrote rows to a history of servers."),
     (
         "esh3ar_history_rounds_repeated_total",

@@ -326,12 +326,14 @@ fn write(shared: &Rc<Shared>, lane: Lane, mut batch: Batch<Items>, holds: Holds,
 
 /// Holds a conversation for what is said or asked in it, and collects what is not known of it. False: it is no chat.
 fn talk(item: &Item, threads: &mut Threads, holds: &mut Holds, questions: &mut Questions) -> bool {
-    let (id, of, ask, accepted_at) = match &item.work {
+    let (id, of, ask, replay, accepted_at) = match &item.work {
         Work::Fresh(fresh) => match fresh.message.kind.conversation() {
-            Some(id) => (id, fresh.message.id, fresh.ask(), fresh.message.accepted_at),
+            Some(id) => (id, fresh.message.id, fresh.ask(), fresh.replay, fresh.message.accepted_at),
             None => return false,
         },
-        Work::Chat(asked) => (asked.command.pair.id(), asked.command.id, asked.ask(), asked.command.accepted_at),
+        Work::Chat(asked) => {
+            (asked.command.pair.id(), asked.command.id, asked.ask(), asked.replay, asked.command.accepted_at)
+        }
         Work::Again(_) | Work::Dead(_) => return false,
     };
     let unknown = threads.pin(id, item.epoch);
@@ -341,13 +343,15 @@ fn talk(item: &Item, threads: &mut Threads, holds: &mut Holds, questions: &mut Q
         let users = chat(&item.work).map(|(_, work)| concerned(work, None)).unwrap_or_default();
         inboxes.extend(users.into_iter().map(|user| Inbox { user, partition: item.partition }));
     }
-    // Of one that is met for the first time after a takeover, the owner before us may have recorded what came lately.
-    let ask = ask || unknown || threads.doubts(id, item.epoch, accepted_at);
+    // Of one that is met for the first time after a takeover, the owner before us may have recorded what came lately; what it
+    // recorded in part comes again as such, so that a name alone is asked for once.
+    let begun = replay || unknown || threads.doubts(id, item.epoch, accepted_at);
+    let ask = ask || begun;
     match &item.work {
         Work::Chat(asked) => {
             if ask && asked.command.command.is_named() {
                 questions.known.push(of);
-                questions.counted.push((id, of));
+                questions.counted.extend(begun.then_some((id, of)));
             }
             questions.said.extend(asked.command.command.about());
             if let Command::Read { up_to: UpTo::Seq(seq) } = asked.command.command {
@@ -356,7 +360,7 @@ fn talk(item: &Item, threads: &mut Threads, holds: &mut Holds, questions: &mut Q
         }
         _ if ask => {
             questions.said.push(of);
-            questions.counted.push((id, of));
+            questions.counted.extend(begun.then_some((id, of)));
         }
         _ => {}
     }

@@ -124,6 +124,11 @@ impl ScyllaHistory {
     pub fn written() -> (u64, u64) {
         traffic::written()
     }
+
+    /// Requests of this process that read, by the name of their statement: for figures. One of many pages counts as one.
+    pub fn reads() -> Vec<(&'static str, u64)> {
+        traffic::reads()
+    }
 }
 
 /// Writes counts and finds out who was overtaken, until the history is dropped.

@@ -5,6 +5,7 @@
 
 mod chat;
 mod cluster;
+mod costs;
 mod deploy;
 mod door;
 mod kafka;

@@ -182,6 +182,7 @@ impl Cql {
         R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
     {
         let _room = self.gate.acquire().await.map_err(|_| closed())?;
+        super::traffic::read(pick);
         let found = self.session.execute_unpaged(self.statements.get(pick), values).await.map_err(|why| read(&why))?;
         let found = found.into_rows_result().map_err(|why| strange(&why))?;
         let rows = found.rows::<R>().map_err(|why| strange(&why))?;
@@ -194,6 +195,7 @@ impl Cql {
         R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata> + 'static,
     {
         let _room = self.gate.acquire().await.map_err(|_| closed())?;
+        super::traffic::read(pick);
         let statement = self.statements.get(pick).clone();
         let pager = tokio::time::timeout(self.timeout, self.session.execute_iter(statement, values)).await;
         let pager = pager.map_err(|_| slow())?.map_err(|why| PortError::Unavailable(why.to_string()))?;
@@ -204,6 +206,7 @@ impl Cql {
     /// Runs a statement whose condition decides; answers whether it was applied.
     pub(super) async fn decide(&self, pick: Pick, values: impl SerializeRow) -> PortResult<bool> {
         let _room = self.gate.acquire().await.map_err(|_| closed())?;
+        super::traffic::read(pick);
         let found =
             self.session.execute_unpaged(self.statements.get(pick), values).await.map_err(|why| written(&why))?;
         let found = found.into_rows_result().map_err(|why| strange(&why))?;

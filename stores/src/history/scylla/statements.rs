@@ -13,6 +13,9 @@ macro_rules! statements {
         pub(super) enum Pick { $($(#[$doc])* $name,)* }
 
         const TEXTS: &[&str] = &[$($text),*];
+
+        /// What they are called, in metrics.
+        pub(super) const NAMES: &[&str] = &[$(stringify!($name)),*];
     };
 }
 

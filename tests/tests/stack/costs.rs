@@ -1,0 +1,113 @@
+//! What a chat message costs the history, in steady state: counted where it is asked, in each process.
+
+use std::collections::BTreeMap;
+
+use ops::compose::Role;
+use serde_json::json;
+use tests::harness::{
+    Phone,
+    cluster::{Cluster, small},
+    eventually, number,
+};
+
+/// Messages of one side that go out together.
+const TOGETHER: usize = 5;
+const ROUNDS: usize = 30;
+/// What is asked from time to time, whatever is said.
+const AT_TIMES: [&str; 4] = ["Epoch", "DueFrom", "Buckets", "Counts"];
+
+/// Rows written, requests that wrote them, and reads by statement.
+type Asked = BTreeMap<String, f64>;
+
+async fn asked(cluster: &Cluster, role: Role) -> Asked {
+    let admin = cluster.members[cluster.nth(role, 0)].admin();
+    let text = reqwest::get(format!("http://{admin}/metrics")).await.unwrap().text().await.unwrap();
+    let named = |line: &str| {
+        let (name, value) = line.strip_prefix("esh3ar_history_")?.rsplit_once(' ')?;
+        let name = name.split('"').nth(1).or_else(|| name.split(['_', '{']).next())?;
+        Some((name.to_owned(), value.parse().ok()?))
+    };
+    text.lines().filter_map(named).collect()
+}
+
+/// Each side says so much at once, waits until that stands, and until the other side's device has it.
+async fn talk(sides: &mut [Phone; 2], conversation: &serde_json::Value, rounds: std::ops::Range<usize>) {
+    for round in rounds {
+        for side in 0..2 {
+            let refs: Vec<_> = (0..TOGETHER).map(|n| format!("{side}-{round}-{n}")).collect();
+            for client_ref in &refs {
+                let content = format!("message {client_ref}");
+                let frame =
+                    json!({ "type": "send", "ref": client_ref, "conversation_id": conversation, "content": content });
+                sides[side].say(frame).await;
+            }
+            for client_ref in &refs {
+                sides[side].accepted(client_ref).await;
+            }
+            let last = format!("message {}", refs[TOGETHER - 1]);
+            sides[1 - side].until_item("the last of them", |item| item["content"] == last.as_str()).await;
+        }
+    }
+}
+
+/// Of a busy conversation its owner reads neither the row nor turns nor counts; what it looks for is whether a message's name
+/// (its `ref`) was said before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_message_costs_its_rows_and_one_look_for_its_name() {
+    let cluster = Cluster::start(|folder| {
+        let mut plan = small(folder);
+        plan.set.push("limits.door.person_per_minute=1000000".to_owned());
+        plan.set.push("limits.door.person_per_hour=1000000".to_owned());
+        plan
+    })
+    .await;
+    let gateway = cluster.nth(Role::Gateway, 0);
+    let url = format!("http://{}", cluster.members[gateway].listen());
+    let phone = cluster.phone_at(gateway, &number(1));
+    let desk = Phone::at(&url, cluster.token_of("acme", "sara"), "desk");
+    let mut sides = [phone, desk];
+    for side in &mut sides {
+        side.insist().await;
+    }
+    sides[0].say(json!({ "type": "send", "ref": "first", "to": "business:sara", "content": "hello" })).await;
+    let id = sides[0].accepted("first").await;
+    let item = sides[1].until_item("the first", |item| item["id"] == id.as_str()).await;
+    let conversation = item["conversation_id"].clone();
+    talk(&mut sides, &conversation, 0..5).await;
+
+    let roles = [("pipeline", Role::Pipeline), ("gateway", Role::Gateway)];
+    let mut before = Vec::new();
+    for (_, role) in roles {
+        before.push(asked(&cluster, role).await);
+    }
+    talk(&mut sides, &conversation, 5..5 + ROUNDS).await;
+    let messages = (ROUNDS * TOGETHER * 2) as f64;
+    // The process tells its counts once a second: until it has told of all that was recorded, and nothing comes after it.
+    let (mut last, mut same) = (0.0, 0);
+    eventually("the counts to be told", async || {
+        let rows = asked(&cluster, Role::Pipeline).await["rows"] - before[0]["rows"];
+        (last, same) = (rows, if rows == last { same + 1 } else { 0 });
+        (rows >= 8.0 * messages && same > 100).then_some(())
+    })
+    .await;
+    let mut costs = Vec::new();
+    for ((name, role), before) in roles.into_iter().zip(&before) {
+        let now = asked(&cluster, role).await;
+        let cost: Asked = now
+            .into_iter()
+            .map(|(what, n)| (what.clone(), (n - before.get(&what).unwrap_or(&0.0)) / messages))
+            .collect();
+        println!("{name}, for each of {messages} messages:");
+        cost.iter().filter(|(_, n)| **n > 0.0).for_each(|(what, n)| println!("  {what} {n:.2}"));
+        costs.push(cost);
+    }
+    let owner = &costs[0];
+    let names = owner.get("Spots").copied().unwrap_or_default();
+    assert!(names <= 1.1, "the owner looks once for the name of a message, not {names} times");
+    let not_reads = ["rows", "requests", "rounds", "Spots"];
+    let others =
+        owner.iter().filter(|(what, _)| !AT_TIMES.contains(&what.as_str()) && !not_reads.contains(&what.as_str()));
+    let others: f64 = others.map(|(_, n)| n).sum();
+    assert!(others <= 0.1, "the owner reads nothing else for a message: {others} {owner:?}");
+    assert!(owner["rows"] <= 12.0, "rows of a message: {}", owner["rows"]);
+}
