@@ -16,6 +16,7 @@ mod phone;
 mod print;
 mod send;
 mod servers;
+mod signals;
 mod stopped;
 mod tail;
 mod token;
@@ -203,8 +204,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tail(args) => workers()?.block_on(tail::run(args, json)),
         Command::Config(command) => config::run(&command, json),
         Command::Data(command) => data::run(&command, json),
-        Command::Bench(args) => workers()?.block_on(bench::run(args, json)),
-        Command::Drill(command) => workers()?.block_on(drill::run(command, json)),
+        Command::Bench(args) => workers()?.block_on(signals::unless_told_to_end(bench::run(args, json))),
+        Command::Drill(command) => workers()?.block_on(signals::unless_told_to_end(drill::run(command, json))),
         Command::Completions(args) => completions::run(&args),
     }
 }

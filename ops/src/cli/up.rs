@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, print};
+use super::{ConfigArgs, print, signals::Signals};
 use crate::{
     compose::{self, Role},
     config::{Config, check},
@@ -124,24 +123,4 @@ fn ready(service: &compose::Service, config: &Config, json: bool) -> Result<(), 
         "Esh3ar is ready.\n{listens}  administrators  http://{admin}\n  keeps its data  {data}\n\n\
          Next, in another terminal:\n  esh3ar listen --user +962790000001{flag}\n  esh3ar send --to +962790000001 --text Hello{flag}\n"
     ))
-}
-
-/// The signals that ask a process to end.
-struct Signals {
-    term: Signal,
-    int: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let on = |kind| signal(kind).map_err(|why| Failure::failed(format!("signals cannot be heard: {why}")));
-        Ok(Self { term: on(SignalKind::terminate())?, int: on(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-        }
-    }
 }

@@ -96,3 +96,32 @@ fn every_command_has_help_with_an_example() {
         assert!(String::from_utf8_lossy(&help.stdout).contains("esh3ar "), "{command} --help has no example");
     }
 }
+
+/// Processes whose parent this is, as Linux tells it.
+fn children(of: u32) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let parent = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Behind the name, which may hold anything: the state, and the parent.
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
+    };
+    all.filter(|pid| parent(pid) == Some(of)).collect()
+}
+
+#[tokio::test]
+async fn a_bench_that_is_told_to_end_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = Command::new(binary());
+    bench.args(["bench", "idle", "--seconds", "60", "--users", "10"]).current_dir(folder.path());
+    let bench = bench.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let server = tests::harness::eventually("the bench starts a server", async || children(bench.id()).pop()).await;
+    let pid = rustix::process::Pid::from_child(&bench);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = tokio::task::spawn_blocking(move || bench.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("told to end"), "{ended:?}");
+    tests::harness::eventually("its server is gone", async || {
+        (!Path::new(&format!("/proc/{server}")).exists()).then_some(())
+    })
+    .await;
+}
