@@ -42,7 +42,12 @@ async fn talk(sides: &mut [Phone; 2], conversation: &serde_json::Value, rounds: 
                 sides[side].say(frame).await;
             }
             for client_ref in &refs {
-                sides[side].accepted(client_ref).await;
+                // They may be answered in any order.
+                let answers =
+                    |frame: &serde_json::Value| frame["ref"] == client_ref.as_str() && frame["type"] == "accepted";
+                if !sides[side].frames.iter().any(answers) {
+                    sides[side].accepted(client_ref).await;
+                }
             }
             let last = format!("message {}", refs[TOGETHER - 1]);
             sides[1 - side].until_item("the last of them", |item| item["content"] == last.as_str()).await;
