@@ -3,7 +3,8 @@
 //!
 //! Log and history cannot be done without: while their gate is shut, calls wait in front of it, so the flow stands still
 //! with what is in flight (which is bounded), nothing is committed and nothing dropped. Once the time is over one call
-//! tries; when it comes back well, all go on. Presence can be done without: its callers are told at once that it is away.
+//! tries; when it comes back well, all go on. They go in the order in which they came: a later write of a conversation that
+//! came to history before an earlier one would make the earlier one look old, and its turns would be left out. Presence can be done without: its callers are told at once that it is away.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,6 +43,7 @@ impl Gates {
             rule,
             breaker: Mutex::new(Breaker::new(clock.mono())),
             moved: Notify::new(),
+            line: tokio::sync::Mutex::default(),
             clock: clock.clone(),
             within: Duration::from_millis(within_ms),
         };
@@ -59,6 +61,8 @@ pub(crate) struct Gate {
     rule: Rule,
     breaker: Mutex<Breaker>,
     moved: Notify,
+    /// Where calls wait their turn, first come, first served.
+    line: tokio::sync::Mutex<()>,
     clock: Arc<dyn Clock>,
     within: Duration,
 }
@@ -110,6 +114,8 @@ impl Gate {
     }
 
     async fn pass(&self) -> Pass {
+        // Held no longer than until the gate lets this one: whoever is next begins its call after this one began its own.
+        let _first = self.line.lock().await;
         loop {
             let moved = self.moved.notified();
             let wait_ms = {
@@ -185,6 +191,24 @@ mod tests {
             let answer = tokio::time::timeout(Duration::from_secs(5), call).await;
             assert_eq!(answer.unwrap().unwrap(), Ok(n));
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_in_front_of_a_shut_gate_goes_before_whoever_came_later() {
+        let clock = Arc::new(ManualClock::at(Timestamp(0)));
+        let gates = gate(&clock);
+        for _ in 0..5 {
+            assert!(gates.history.call(away()).await.is_err());
+        }
+        let mut first = std::pin::pin!(gates.history.call(async { Ok("first") }));
+        let mut second = std::pin::pin!(gates.history.call(async { Ok("second") }));
+        assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
+        clock.pass(1_000);
+        // Both naps are over, and the later one happens to be looked at first.
+        tokio::time::sleep(Duration::from_millis(2 * LONGEST_NAP_MS)).await;
+        assert!(futures::poll!(&mut second).is_pending(), "it overtook the one before it");
+        assert_eq!(first.await, Ok("first"));
+        assert_eq!(second.await, Ok("second"));
     }
 
     #[tokio::test]
