@@ -8,13 +8,13 @@ use std::{
 
 use ingest::auth::Who;
 use ops::{
-    cluster::{self, Plan},
+    cluster::{self, Plan, Proxy},
     compose::Role,
 };
 use schemas::{Phone as Number, Timestamp};
 use serde_json::Value;
 
-use super::{Business, Phone, binary};
+use super::{Business, Person, Phone, binary};
 
 /// Where the scripts are that start servers.
 pub fn scripts() -> PathBuf {
@@ -69,13 +69,13 @@ impl Cluster {
         Self { cluster, _folder: folder }
     }
 
-    /// A token for `server`, `admin`, `+NUMBER` or a business user's name.
+    /// A token for `server`, `admin`, `+NUMBER`, or a business user's name, with or without `business:` in front.
     pub fn token_of(&self, tenant: &str, who: &str) -> String {
         let who = match who {
             "server" => Who::Server,
             "admin" => Who::Admin,
             _ if who.starts_with('+') => Who::Mobile(Number::from_stored(who).expect("a number")),
-            _ => Who::Business(who.parse().expect("a name")),
+            _ => Who::Business(who.trim_start_matches("business:").parse().expect("a name")),
         };
         self.cluster.token(tenant, who, now()).expect("a token")
     }
@@ -90,9 +90,19 @@ impl Cluster {
         Business::at(&format!("http://{}", self.members[member].listen()), self.token_of("acme", "server"))
     }
 
+    /// Somebody of tenant `acme` who chats over HTTP, at the load balancer of those who take in or of those who hold sockets.
+    pub fn person(&self, name: &str, at: &Proxy) -> Person {
+        Person::at(&format!("http://{}", at.address), name, self.token_of("acme", name))
+    }
+
+    /// A device of somebody of tenant `acme` at the load balancer.
+    pub fn device(&self, name: &str, device: &str) -> Phone {
+        Phone::at(&format!("http://{}", self.sockets.address), self.token_of("acme", name), device)
+    }
+
     /// A phone of tenant `acme` at the load balancer.
     pub fn phone(&self, number: &str) -> Phone {
-        Phone::at(&format!("http://{}", self.sockets.address), self.token_of("acme", number), "phone")
+        self.device(number, "phone")
     }
 
     /// The same at one process.

@@ -28,6 +28,12 @@ impl Person {
         Self { http: server.http.clone(), url: server.url.clone(), token, name: name.to_owned() }
     }
 
+    /// One who knocks at an address, `http://host:port`, and gives up on an answer that does not come.
+    pub fn at(url: &str, name: &str, token: String) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().expect("a client");
+        Self { http, url: url.to_owned(), token, name: name.to_owned() }
+    }
+
     /// Any request; a body of `Null` is none.
     pub async fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let method = method.parse().expect("a method");

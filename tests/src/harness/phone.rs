@@ -38,6 +38,8 @@ pub struct Phone {
     token: String,
     device: String,
     taste: Taste,
+    /// It has something to acknowledge.
+    owes: bool,
     socket: Option<WebSocketStream<MaybeTlsStream<TcpStream>>>,
     /// The cursor it keeps.
     pub cursor: Option<String>,
@@ -75,6 +77,7 @@ impl Phone {
             token,
             device: device.to_owned(),
             taste: Taste::Acks,
+            owes: false,
             socket: None,
             cursor: None,
             seen: HashSet::new(),
@@ -110,6 +113,7 @@ impl Phone {
             other => other.to_string(),
         })?;
         self.socket = Some(socket);
+        self.owes = false;
         self.in_session.clear();
         self.frames.clear();
         self.closed = None;
@@ -144,8 +148,10 @@ impl Phone {
         }
     }
 
-    /// The next frame. Messages are taken note of and, as its taste is, acknowledged. `None`: the connection ended.
+    /// The next frame. Messages are taken note of and, as its taste is, acknowledged. `None`: the connection ended. Whoever
+    /// stops waiting for it loses nothing.
     pub async fn next(&mut self) -> Option<Value> {
+        self.acknowledge().await;
         loop {
             let message = match self.socket.as_mut()?.next().await {
                 Some(Ok(message)) => message,
@@ -196,9 +202,15 @@ impl Phone {
                 self.repeats += 1;
             }
         }
-        if self.taste == Taste::Acks {
+        self.owes = self.taste == Taste::Acks;
+        self.acknowledge().await;
+    }
+
+    async fn acknowledge(&mut self) {
+        if self.owes {
             let cursor = self.cursor.clone();
             self.say(json!({ "type": "ack", "cursor": cursor })).await;
+            self.owes = false;
         }
     }
 

@@ -13,3 +13,4 @@ mod nginx;
 mod redis;
 mod roles;
 mod scylla;
+mod talk;
