@@ -4,7 +4,8 @@
 //! Log and history cannot be done without: while their gate is shut, calls wait in front of it, so the flow stands still
 //! with what is in flight (which is bounded), nothing is committed and nothing dropped. Once the time is over one call
 //! tries; when it comes back well, all go on. They go in the order in which they came: a later write of a conversation that
-//! came to history before an earlier one would make the earlier one look old, and its turns would be left out. Presence can be done without: its callers are told at once that it is away.
+//! came to history before an earlier one would make the earlier one look old, and its turns would be left out. Presence can be
+//! done without: its callers are told at once that it is away.
 
 use std::{sync::Arc, time::Duration};
 
