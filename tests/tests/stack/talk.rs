@@ -1,5 +1,5 @@
 //! Chat on Kafka, Cassandra and Redis while its processes freeze and die: what `a_busy_chat_survives_kill_9` says of one
-//! process, of several. Seeded: `ESH3AR_SEED` shows one run again, `ESH3AR_ROUNDS` makes it longer.
+//! process, of several. The suite `cluster` of `./test`. Seeded: `ESH3AR_SEED` shows one run again, `ESH3AR_ROUNDS` makes it longer.
 
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,7 @@ impl Trouble {
 /// R6.1, R6.2, R7.1, R9, R10, P2, P6, P8, P13, invariants 1 to 5: everything accepted stands in its conversation once and in
 /// one order, for both sides and on all their devices; marks, counts, ticks and books say what was.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes under load: run by the suite `cluster`"]
 async fn thirty_pairs_lose_nothing_and_count_right_while_processes_freeze_and_die() {
     let (seed, rounds) = (setting("ESH3AR_SEED", 20_261_126), setting("ESH3AR_ROUNDS", Trouble::ALL.len()));
     println!("seed {seed}");

@@ -222,7 +222,12 @@ async fn until_it_stands(shared: &Shared, jobs: &[Job], way_in: &WeakSender<Job>
     let mut pause = FIRST_PAUSE;
     loop {
         let outcome = round(shared, jobs).await;
-        let Err(PortError::Unavailable(why) | PortError::Unknown(why)) = &outcome else { return outcome };
+        let Err(PortError::Unavailable(why) | PortError::Unknown(why)) = &outcome else {
+            return match outcome {
+                Ok(answers) => Ok(if_owned(shared, jobs, answers).await),
+                refused => refused,
+            };
+        };
         let is_left = way_in.strong_count() == 0 && jobs.iter().all(|job| job.answer.is_closed());
         if is_left || jobs.iter().any(|job| owned(shared, &job.entries, &job.schedule).is_err()) {
             return outcome;
@@ -234,6 +239,13 @@ async fn until_it_stands(shared: &Shared, jobs: &[Job], way_in: &WeakSender<Job>
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(LONGEST_PAUSE);
     }
+}
+
+/// What is answered to these jobs: to one whose partition has a newer owner by now, that it is not the owner any more.
+async fn if_owned(shared: &Shared, jobs: &[Job], answers: Vec<PortResult<()>>) -> Vec<PortResult<()>> {
+    shared.look_again().await;
+    let owned = jobs.iter().map(|job| owned(shared, &job.entries, &job.schedule));
+    answers.into_iter().zip(owned).map(|(answer, owned)| answer.and(owned)).collect()
 }
 
 /// Writes a round; answers each of its jobs.

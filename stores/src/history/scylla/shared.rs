@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use schemas::{
-    Clock, ConversationId, Epoch, Inbox, MessageId, Partition, Position, State,
+    Clock, ConversationId, Epoch, Inbox, MessageId, Millis, Partition, Position, State,
     limits::StoreLimits,
     port::{PortResult, Tail},
 };
@@ -35,6 +36,12 @@ pub(super) const IDS: usize = 100;
 pub(super) const READS: usize = 32;
 /// Buckets remembered as written to: some tens of bytes each.
 const MARKS: usize = 100_000;
+
+/// How old a look at the epochs may be when a write is answered, ms: two of those that come by themselves, and less than any
+/// session of the log's lasts.
+const LOOKED_MS: u64 = 2_000;
+/// How long such a look may take.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What is remembered of a message while facts about it come in.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +78,8 @@ pub(super) struct Shared {
     pub(super) mine: Mutex<BTreeMap<Partition, Epoch>>,
     /// The newest epoch known of a partition.
     pub(super) newest: Mutex<HashMap<Partition, Epoch>>,
+    /// When the last look at all of them began that was answered.
+    looked: Mutex<Millis>,
     pub(super) known: Mutex<Ages<MessageId, Known>>,
     /// Ends are sealed one call at a time: two that found different ones would contradict each other.
     pub(super) sealing: tokio::sync::Mutex<()>,
@@ -98,6 +107,7 @@ impl Shared {
             ttl,
             mine: Mutex::default(),
             newest: Mutex::default(),
+            looked: Mutex::default(),
             known: Mutex::new(Ages::new(limits.cql_states)),
             sealing: tokio::sync::Mutex::default(),
             taking: tokio::sync::Mutex::default(),
@@ -169,15 +179,32 @@ impl Shared {
         }
     }
 
-    /// Looks whether partitions that this process owns were taken over by another. Few keys, and rarely: a process that was
-    /// overtaken is told by its writes being fenced, and does no harm until then.
+    /// Looks whether partitions that this process owns were taken over by another: a few keys, once a second.
     pub(super) async fn look_for_newer(&self) {
+        let began = self.clock.mono();
         let mine: Vec<Partition> = self.mine.lock().keys().copied().collect();
-        for partition in mine {
-            // Not answered: asked again at the next look.
-            if let Ok(epoch) = self.stored_epoch(partition).await {
+        let looks = mine.into_iter().map(async |partition| match self.stored_epoch(partition).await {
+            Ok(epoch) => {
                 self.met(partition, epoch);
+                true
             }
+            // Asked again at the next look.
+            Err(_) => false,
+        });
+        let all = futures::future::join_all(looks).await.into_iter().all(|answered| answered);
+        if all {
+            let mut looked = self.looked.lock();
+            *looked = (*looked).max(began);
+        }
+    }
+
+    /// Looks, unless that was done lately. A process that was held still for longer than its session lasts was overtaken
+    /// meanwhile and does not know it: what it has just written is hidden behind the ends that the newer owner sealed, and
+    /// nobody must be told of it as if it stood. A history that is slow to say so delays no write for long.
+    pub(super) async fn look_again(&self) {
+        let looked = *self.looked.lock();
+        if self.clock.mono().since(looked) > LOOKED_MS {
+            let _in_time = tokio::time::timeout(LOOK, self.look_for_newer()).await;
         }
     }
 

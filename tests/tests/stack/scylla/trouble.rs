@@ -11,9 +11,10 @@ use std::{
 
 use ops::clock::SystemClock;
 use schemas::{
-    Inbox, Partition, What,
+    Inbox, Partition, Position, What,
     limits::StoreLimits,
     port::{Due, DueKind, Entry, Facts, Inboxes, PortError, Schedule},
+    time::ManualClock,
 };
 use stores::{
     history::scylla::{ScyllaHistory, schema},
@@ -186,6 +187,29 @@ async fn a_count_whose_states_were_never_written_is_not_made_twice() {
     assert_eq!(unread().await, 2, "a count made twice would be short");
     second.settle(&[fact(&all[3], What::Read, 2)]).await.unwrap();
     assert_eq!(unread().await, 1);
+}
+
+/// An owner that was held still for seconds looks who owns its partition before it says of what it wrote that it stands: another
+/// may have taken it over, and does not show it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_was_held_still_does_not_take_for_written_what_nobody_is_shown() {
+    let clock = Arc::new(ManualClock::at(NOON));
+    let address = Address::parse(shared().await).unwrap();
+    let owner = ScyllaHistory::open(&address, &StoreLimits::default(), clock.clone()).await.unwrap();
+    let next = open(shared().await).await;
+    let inbox = Inbox { partition: Partition(31), ..inbox(&tenant(), 1) };
+    let own = owner.take_over(&[inbox.partition]).await.unwrap()[0];
+    let place = |n| Position { epoch: own, n };
+    let first = entry(&inbox, place(1), Position::START, 1, message(&inbox));
+    owner.record(&[first.clone()], &Schedule::default()).await.unwrap();
+    next.take_over(&[inbox.partition]).await.unwrap();
+    next.tails(std::slice::from_ref(&inbox)).await.unwrap();
+    clock.pass(7_000);
+    let late = entry(&inbox, place(2), place(1), 2, message(&inbox));
+    let answer = owner.record(&[late], &Schedule::default()).await;
+    assert!(matches!(answer, Err(PortError::Fenced(_))), "{answer:?}");
+    let shown = whole(&*next, &inbox).await;
+    assert_eq!(shown.iter().map(|entry| entry.message.id).collect::<Vec<_>>(), [first.message.id]);
 }
 
 /// An owner dies in the middle of a write, at any moment of it: no entry stands that is not found by its id or does not expire,
