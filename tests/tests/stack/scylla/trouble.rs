@@ -201,7 +201,7 @@ async fn an_owner_that_was_held_still_does_not_take_for_written_what_nobody_is_s
     let own = owner.take_over(&[inbox.partition]).await.unwrap()[0];
     let place = |n| Position { epoch: own, n };
     let first = entry(&inbox, place(1), Position::START, 1, message(&inbox));
-    owner.record(&[first.clone()], &Schedule::default()).await.unwrap();
+    owner.record(std::slice::from_ref(&first), &Schedule::default()).await.unwrap();
     next.take_over(&[inbox.partition]).await.unwrap();
     next.tails(std::slice::from_ref(&inbox)).await.unwrap();
     clock.pass(7_000);
