@@ -99,14 +99,24 @@ impl Shared {
             asked.extend(all.chunks(IDS).map(|some| (keys::inbox(inbox), *bucket, some.to_vec())));
         }
         let found = stream::iter(asked).map(|(inbox, bucket, some)| async move {
-            let numbers: BTreeSet<i64> = some.iter().map(|(at, _)| keys::columns(*at).0).collect();
-            let numbers: Vec<i64> = numbers.into_iter().collect();
-            let rows = self.cql.rows::<(i64, i32)>(Pick::EntriesAt, (inbox, bucket, numbers)).await?;
-            let rows: HashSet<Position> = rows.into_iter().map(|(n, epoch)| keys::position(n, epoch)).collect();
-            Ok(some.into_iter().filter(|(at, _)| rows.contains(at)).map(|(_, id)| id).collect::<Vec<_>>())
+            let stand = self.entries_at(&inbox, bucket, some.iter().map(|(at, _)| *at)).await?;
+            Ok(some.into_iter().filter(|(at, _)| stand.contains(at)).map(|(_, id)| id).collect::<Vec<_>>())
         });
         let found: Vec<Vec<MessageId>> = found.buffer_unordered(READS).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// The places at these numbers of one bucket where somebody wrote an entry; at most [`IDS`] are asked for.
+    pub(super) async fn entries_at(
+        &self,
+        inbox: &str,
+        bucket: i64,
+        places: impl Iterator<Item = Position>,
+    ) -> PortResult<HashSet<Position>> {
+        let numbers: BTreeSet<i64> = places.map(|at| keys::columns(at).0).collect();
+        let numbers: Vec<i64> = numbers.into_iter().collect();
+        let rows = self.cql.rows::<(i64, i32)>(Pick::EntriesAt, (inbox, bucket, numbers)).await?;
+        Ok(rows.into_iter().map(|(n, epoch)| keys::position(n, epoch)).collect())
     }
 
     /// An entry near the place that an id's row names and where it does not stand: a late owner that wrote it again may have

@@ -222,12 +222,7 @@ async fn until_it_stands(shared: &Shared, jobs: &[Job], way_in: &WeakSender<Job>
     let mut pause = FIRST_PAUSE;
     loop {
         let outcome = round(shared, jobs).await;
-        let Err(PortError::Unavailable(why) | PortError::Unknown(why)) = &outcome else {
-            return match outcome {
-                Ok(answers) => Ok(if_owned(shared, jobs, answers).await),
-                refused => refused,
-            };
-        };
+        let Err(PortError::Unavailable(why) | PortError::Unknown(why)) = &outcome else { return outcome };
         let is_left = way_in.strong_count() == 0 && jobs.iter().all(|job| job.answer.is_closed());
         if is_left || jobs.iter().any(|job| owned(shared, &job.entries, &job.schedule).is_err()) {
             return outcome;
@@ -241,14 +236,7 @@ async fn until_it_stands(shared: &Shared, jobs: &[Job], way_in: &WeakSender<Job>
     }
 }
 
-/// What is answered to these jobs: to one whose partition has a newer owner by now, that it is not the owner any more.
-async fn if_owned(shared: &Shared, jobs: &[Job], answers: Vec<PortResult<()>>) -> Vec<PortResult<()>> {
-    shared.look_again().await;
-    let owned = jobs.iter().map(|job| owned(shared, &job.entries, &job.schedule));
-    answers.into_iter().zip(owned).map(|(answer, owned)| answer.and(owned)).collect()
-}
-
-/// Writes a round; answers each of its jobs.
+/// Writes a round; answers each of its jobs, and to one whose partition has a newer owner by now that it is not the owner any more.
 async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>> {
     let entries: Vec<&Entry> = jobs.iter().flat_map(|job| &job.entries).collect();
     let schedules: Vec<&Schedule> = jobs.iter().map(|job| &job.schedule).collect();
@@ -264,7 +252,10 @@ async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>>
         try_join_all(wave.into_iter().map(|request| shared.cql.insist(request))).await?;
     }
     writes::done(shared, &entries, &schedules, plan.after);
-    Ok(join_all(jobs.iter().map(|job| writes::take(shared, &job.entries, &job.schedule, &job.asked))).await)
+    let taken = join_all(jobs.iter().map(|job| writes::take(shared, &job.entries, &job.schedule, &job.asked))).await;
+    shared.look_again().await;
+    let owned = jobs.iter().map(|job| owned(shared, &job.entries, &job.schedule));
+    Ok(taken.into_iter().zip(owned).map(|(taken, owned)| taken.and(owned)).collect())
 }
 
 /// Requests in waves: those of one wave go at once, the next when all of them stand. What is written to one inbox is in one

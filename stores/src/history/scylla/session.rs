@@ -24,7 +24,7 @@ use scylla::{
     },
     value::CqlValue,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::statements::{Pick, Statements};
 use crate::{OpenError, urls::Address};
@@ -80,8 +80,9 @@ pub(super) fn cut(units: impl IntoIterator<Item = Vec<Write>>, home: impl Fn(&Wr
     let mut homes = BTreeSet::new();
     for unit in units {
         let heavy: usize = unit.iter().map(|row| row.weight).sum();
-        let added: BTreeSet<u64> = unit.iter().map(&home).filter(|home| !homes.contains(home)).collect();
-        let full = bytes + heavy > BYTES || open.len() + unit.len() > ROWS || homes.len() + added.len() > PARTITIONS;
+        let of_unit: BTreeSet<u64> = unit.iter().map(&home).collect();
+        let together = homes.union(&of_unit).count();
+        let full = bytes + heavy > BYTES || open.len() + unit.len() > ROWS || together > PARTITIONS;
         if !open.is_empty() && full {
             requests.push(std::mem::take(&mut open));
             bytes = 0;
@@ -93,7 +94,7 @@ pub(super) fn cut(units: impl IntoIterator<Item = Vec<Write>>, home: impl Fn(&Wr
             continue;
         }
         bytes += heavy;
-        homes.extend(unit.iter().map(&home));
+        homes.extend(of_unit);
         open.extend(unit);
     }
     if !open.is_empty() {
@@ -176,13 +177,19 @@ impl Cql {
         cut(units, |row| self.statements.home(row))
     }
 
+    /// Room for a request that reads, which is counted.
+    async fn reading(&self, pick: Pick) -> PortResult<SemaphorePermit<'_>> {
+        let room = self.gate.acquire().await.map_err(|_| closed())?;
+        super::traffic::read(pick);
+        Ok(room)
+    }
+
     /// Reads rows of one CQL partition: few, or at most as many as the statement's limit.
     pub(super) async fn rows<R>(&self, pick: Pick, values: impl SerializeRow) -> PortResult<Vec<R>>
     where
         R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
     {
-        let _room = self.gate.acquire().await.map_err(|_| closed())?;
-        super::traffic::read(pick);
+        let _room = self.reading(pick).await?;
         let found = self.session.execute_unpaged(self.statements.get(pick), values).await.map_err(|why| read(&why))?;
         let found = found.into_rows_result().map_err(|why| strange(&why))?;
         let rows = found.rows::<R>().map_err(|why| strange(&why))?;
@@ -194,8 +201,7 @@ impl Cql {
     where
         R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata> + 'static,
     {
-        let _room = self.gate.acquire().await.map_err(|_| closed())?;
-        super::traffic::read(pick);
+        let _room = self.reading(pick).await?;
         let statement = self.statements.get(pick).clone();
         let pager = tokio::time::timeout(self.timeout, self.session.execute_iter(statement, values)).await;
         let pager = pager.map_err(|_| slow())?.map_err(|why| PortError::Unavailable(why.to_string()))?;
@@ -205,8 +211,7 @@ impl Cql {
 
     /// Runs a statement whose condition decides; answers whether it was applied.
     pub(super) async fn decide(&self, pick: Pick, values: impl SerializeRow) -> PortResult<bool> {
-        let _room = self.gate.acquire().await.map_err(|_| closed())?;
-        super::traffic::read(pick);
+        let _room = self.reading(pick).await?;
         let found =
             self.session.execute_unpaged(self.statements.get(pick), values).await.map_err(|why| written(&why))?;
         let found = found.into_rows_result().map_err(|why| strange(&why))?;

@@ -18,7 +18,6 @@ use super::{
     conversations::{self, Stand, Talk},
     keys, notes,
     shared::{READS, Shared},
-    statements::Pick,
     threads,
 };
 
@@ -127,14 +126,12 @@ impl Shared {
 
     /// Whether an entry stands there, or was removed by retention.
     async fn has_entry(&self, inbox: &Inbox, at: Position) -> PortResult<bool> {
-        let head = self.head(&keys::inbox(inbox)).await?;
-        if at.n <= head.ledger.gone.n || !head.has(at) {
-            return Ok(at.n <= head.ledger.gone.n);
+        let name = keys::inbox(inbox);
+        let head = self.head(&name).await?;
+        if at.n <= head.ledger.gone.n {
+            return Ok(true);
         }
-        let (n, epoch) = keys::columns(at);
-        let values = (keys::inbox(inbox), keys::bucket(at.n), vec![n]);
-        let rows = self.cql.rows::<(i64, i32)>(Pick::EntriesAt, values).await?;
-        Ok(rows.contains(&(n, epoch)))
+        Ok(head.has(at) && self.entries_at(&name, keys::bucket(at.n), [at].into_iter()).await?.contains(&at))
     }
 
     /// Whether somebody who took over before wrote the entry again.
