@@ -144,6 +144,14 @@ pub(super) async fn open(address: &str, token: &str, device: &str) -> Result<Soc
     Ok(socket)
 }
 
+/// Acknowledges up to here; false: the line is dead.
+async fn acknowledges(socket: &mut Socket, watch: Option<&Watch>, cursor: &str) -> bool {
+    if let Some(watch) = watch {
+        watch.acks.fetch_add(1, Ordering::Relaxed);
+    }
+    socket.send(Message::text(format!("{{\"type\":\"ack\",\"cursor\":\"{cursor}\"}}"))).await.is_ok()
+}
+
 async fn listen(mut socket: Socket, watch: Option<Arc<Watch>>, n: usize, acknowledge: Duration) {
     let (mut cursor, mut due) = (None::<String>, None::<tokio::time::Instant>);
     loop {
@@ -158,10 +166,7 @@ async fn listen(mut socket: Socket, watch: Option<Arc<Watch>>, n: usize, acknowl
             () = wait => {
                 due = None;
                 let Some(cursor) = cursor.take() else { continue };
-                if let Some(watch) = &watch {
-                    watch.acks.fetch_add(1, Ordering::Relaxed);
-                }
-                if socket.send(Message::text(format!("{{\"type\":\"ack\",\"cursor\":\"{cursor}\"}}"))).await.is_err() { return }
+                if !acknowledges(&mut socket, watch.as_deref(), &cursor).await { return }
                 continue;
             }
         };
@@ -170,10 +175,17 @@ async fn listen(mut socket: Socket, watch: Option<Arc<Watch>>, n: usize, acknowl
                 if let Some(watch) = &watch {
                     watch.frame(n, &text);
                 }
-                if let Some(last) = text.rsplit("\"cursor\":\"").next().and_then(|rest| rest.split('"').next()) {
-                    cursor = Some(last.to_owned());
-                    due = due.or_else(|| Some(tokio::time::Instant::now() + acknowledge));
+                let last = text.rsplit("\"cursor\":\"").next().and_then(|rest| rest.split('"').next());
+                let Some(last) = last else { continue };
+                if acknowledge.is_zero() {
+                    // A timer would gather what comes within its tick.
+                    if !acknowledges(&mut socket, watch.as_deref(), last).await {
+                        return;
+                    }
+                    continue;
                 }
+                cursor = Some(last.to_owned());
+                due = due.or_else(|| Some(tokio::time::Instant::now() + acknowledge));
             }
             Some(Ok(Message::Text(text))) if text.contains("\"ping\"") => {
                 if socket.send(Message::text("{\"type\":\"pong\"}")).await.is_err() {

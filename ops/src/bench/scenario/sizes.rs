@@ -12,8 +12,8 @@ use super::{
     end_to_end::{Peak, curve, peak, peak_of},
 };
 
-/// One item a frame.
-const ALONE: &[&str] = &["limits.socket.frame_items=1"];
+/// One item a frame, and as many acknowledgements as there are items.
+const ALONE: &[&str] = &["limits.socket.frame_items=1", "limits.socket.frames_per_second=1000000"];
 
 /// Users that are connected and sent to.
 const USERS: [usize; 4] = [100, 1_000, 7_500, 15_000];
