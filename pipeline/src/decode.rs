@@ -22,7 +22,7 @@ pub(crate) fn lane_record(record: &Record, epoch: Epoch, replay: bool, now: Time
         Ok(LaneRecord::Chat(command)) => Work::Chat(Box::new(Asked { command: *command, replay, conflict: false })),
         Err(why) => Work::Dead(Box::new(unreadable(record, &why, now))),
     };
-    Item { partition: record.at.partition, epoch, work }
+    Item { partition: record.at.partition, epoch, offset: Some(record.offset), work }
 }
 
 /// Reads the body of a record of a tier, and says which lane it rides in.
@@ -34,7 +34,7 @@ pub(crate) fn tier_record(record: &Record, epoch: Epoch, now: Timestamp) -> (Lan
             (lane, Work::Dead(Box::new(unreadable(record, &why, now))))
         }
     };
-    (lane, Item { partition: record.at.partition, epoch, work })
+    (lane, Item { partition: record.at.partition, epoch, offset: None, work })
 }
 
 /// How long a record of a tier has still to wait, ms, of which it has waited `age` already. Counted from the moment in which

@@ -385,7 +385,7 @@ impl Intake {
             let (lane, partition) = (message.priority, due.partition);
             let due = Some(Box::new(due));
             let work = Work::Fresh(Fresh { message, replay: false, end: None, conflict: false, due });
-            lanes[index(lane)].add_due(Item { partition, epoch, work });
+            lanes[index(lane)].add_due(Item { partition, epoch, offset: None, work });
         }
         self.feed(lanes).await
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schemas::{
-    ChatCommand, ConversationId, Epoch, Fact, Lane, Message, Partition, Reason, Tenant, UserId,
+    ChatCommand, ConversationId, Epoch, Fact, Lane, Message, Offset, Partition, Reason, Tenant, UserId,
     conversation::{Command, Side},
     port::{Dead, Due, Hint, Signal},
     record::Again,
@@ -30,6 +30,8 @@ pub(crate) struct Item {
     pub(crate) partition: Partition,
     /// Since which takeover the partition is ours: what was remembered under an earlier one no longer counts.
     pub(crate) epoch: Epoch,
+    /// Where its record stands in its lane; what comes from a tier or the due-table has none.
+    pub(crate) offset: Option<Offset>,
     /// What it is.
     pub(crate) work: Work,
 }

@@ -81,13 +81,15 @@ impl Placing<'_> {
                 (Work::Dead(dead), _) => plan.steps.push(Step::Bury(dead)),
                 (Work::Fresh(fresh), Some(inbox)) => self.fresh(fresh, inbox, item.epoch, &mut plan),
                 (Work::Fresh(fresh), None) => {
-                    let here = Here { partition: item.partition, epoch: item.epoch };
+                    let (partition, epoch, accepted_at) = (item.partition, item.epoch, fresh.message.accepted_at);
+                    let here = Here { partition, epoch, offset: item.offset, accepted_at };
                     if let Some(id) = fresh.message.kind.conversation() {
                         self.say(fresh, id, here, &mut plan);
                     }
                 }
                 (Work::Chat(asked), _) => {
-                    let here = Here { partition: item.partition, epoch: item.epoch };
+                    let (partition, epoch, accepted_at) = (item.partition, item.epoch, asked.command.accepted_at);
+                    let here = Here { partition, epoch, offset: item.offset, accepted_at };
                     self.asked(&asked, here, &mut plan);
                 }
             }

@@ -38,7 +38,7 @@ pub(crate) fn message(n: u64) -> Message {
 pub(crate) fn fresh(message: Message) -> Item {
     let message = Arc::new(message);
     let work = Work::Fresh(Fresh { message, replay: false, end: None, conflict: false, due: None });
-    Item { partition: Partition(0), epoch: Epoch(1), work }
+    Item { partition: Partition(0), epoch: Epoch(1), offset: None, work }
 }
 
 /// A retry of a message.
@@ -47,7 +47,7 @@ pub(crate) fn again(n: u64, round: u8, attempt: u8) -> Item {
     let inbox = Inbox { user: message.to, partition: Partition(0) };
     let (position, due_at) = (Position { epoch: Epoch(1), n: 1 }, Timestamp(0));
     let again = Again { id: message.id, lane: Lane::Normal, inbox, position, round, attempt: Attempt(attempt), due_at };
-    Item { partition: Partition(0), epoch: Epoch(1), work: Work::Again(Box::new(again)) }
+    Item { partition: Partition(0), epoch: Epoch(1), offset: None, work: Work::Again(Box::new(again)) }
 }
 
 /// Sixteen partitions, all held since this takeover.

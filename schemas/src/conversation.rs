@@ -23,7 +23,7 @@ mod turn;
 use serde::{Deserialize, Serialize};
 
 pub use command::{ChatCommand, Command, Pair, UpTo, first_of};
-pub use parts::{Half, Side, Version};
+pub use parts::{Applied, Half, Side, Version};
 pub use refused::{Refused, problem_of};
 pub use turn::{Note, Original, Shown, Turn};
 
@@ -87,6 +87,10 @@ pub struct Conversation {
     pub blocked: bool,
     /// The last message.
     pub preview: Option<Preview>,
+    /// How far its owner has come in the lane. Its owner's alone: not of the form in which a row is shown or cached, and kept
+    /// beside it by a store ([`Conversation::kept`]).
+    #[serde(skip)]
+    pub applied: Option<Applied>,
 }
 
 /// What is done in a conversation, with what has to be known for it.
@@ -172,8 +176,19 @@ impl Conversation {
             closed: None,
             blocked: false,
             preview: None,
+            applied: None,
             pair,
         }
+    }
+
+    /// As a store keeps it: with what it does not show.
+    pub fn kept(&self) -> (&Self, Option<Applied>) {
+        (self, self.applied)
+    }
+
+    /// Reads [`Self::kept`].
+    pub fn of_kept((row, applied): (Self, Option<Applied>)) -> Self {
+        Self { applied, ..row }
     }
 
     /// How it stands with a side.

@@ -170,7 +170,7 @@ async fn many(args: ClusterArgs, json: bool) -> Result<(), Failure> {
             report.seed,
             account.kills,
             account.accepted,
-            report.full_rate,
+            report.accepted_per_second,
             report.calm_silence_ms,
             account.lost,
             account.doubled,

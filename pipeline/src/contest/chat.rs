@@ -40,7 +40,8 @@ fn index(side: Side) -> usize {
 }
 
 impl Talking {
-    /// The next record: mostly a message, sometimes an edit or a mark, or one puts it away or takes it out again.
+    /// The next record: mostly a message, sometimes an edit or a mark, or one puts it away or takes it out again,
+    /// or asks for what is so.
     pub(super) fn next(&mut self, now: Timestamp) -> Append {
         let n = self.count;
         self.count += 1;
@@ -76,6 +77,8 @@ impl Talking {
                 log.notes[index(side)].push(id);
                 Command::Archive(*archived)
             }
+            // As it is: nothing changes now, and nothing may where it is read again.
+            (5, _) if !log.turns.is_empty() => Command::Archive(log.archived[index(side)]),
             _ => {
                 log.archived = [false; 2];
                 let mut counts = seen;

@@ -5,21 +5,28 @@
 use std::sync::Arc;
 
 use schemas::{
-    Conversation, ConversationId, Epoch, Fact, Inbox, Kind, Message, MessageId, Partition, Position, Reason, Sender,
-    UserId, What,
-    conversation::{Act, Change, ChatCommand, Command, Note, Original, Refused, Side, Turn, UpTo, first_of},
+    Conversation, ConversationId, Epoch, Fact, Inbox, Kind, Message, MessageId, Offset, Partition, Position, Reason,
+    Sender, Timestamp, UserId, What,
+    conversation::{Act, Applied, Change, ChatCommand, Command, Note, Original, Refused, Side, Turn, UpTo, first_of},
     port::{Counted, Entry, Hint, Signal},
     tier::Attempt,
 };
 
 use super::{Placing, Plan, again, conflict};
-use crate::item::{Asked, Fresh, Marked, Step};
+use crate::{
+    item::{Asked, Fresh, Marked, Step},
+    tails::SKEW_MS,
+};
 
 /// Where something happens: a partition, and since which takeover it is ours.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Here {
     pub(super) partition: Partition,
     pub(super) epoch: Epoch,
+    /// Where its record stands in the lane.
+    pub(super) offset: Option<Offset>,
+    /// When it was accepted.
+    pub(super) accepted_at: Timestamp,
 }
 
 /// The users whose inboxes something may be written to: who holds them for it holds all that it needs.
@@ -70,6 +77,18 @@ fn person(tenant: &schemas::Tenant, sender: &Sender) -> Option<UserId> {
     }
 }
 
+/// Whether what stands there in the lane was decided by the owner that wrote this row, or by one before it.
+fn is_decided(row: &Conversation, here: Here) -> bool {
+    let covers = |(applied, offset): (Applied, Offset)| applied.covers(offset, here.accepted_at, SKEW_MS);
+    row.applied.zip(here.offset).is_some_and(covers)
+}
+
+/// How far the lane is applied with what stands there.
+fn applied(row: &Conversation, here: Here) -> Option<Applied> {
+    let accepted_at = row.applied.map_or(here.accepted_at, |before| before.accepted_at.max(here.accepted_at));
+    here.offset.map(|offset| Applied { offset, accepted_at }).or(row.applied)
+}
+
 impl Placing<'_> {
     /// A chat message of this conversation.
     #[allow(clippy::needless_pass_by_value, reason = "it is done with here")]
@@ -108,10 +127,13 @@ impl Placing<'_> {
             plan.steps.push(self.refusal(&message, here, Refused::Stranger.reason()));
             return;
         };
+        let decided = fresh.replay && is_decided(&row, here);
         let act = Act::Message { id: message.id, content: &message.content };
-        if let Err(refused) = row.apply(&message.from, &act, self.chat, here.epoch, self.now) {
-            plan.steps.push(self.refusal(&message, here, refused.reason()));
-            return;
+        match row.apply(&message.from, &act, self.chat, here.epoch, self.now) {
+            Ok(_) if !decided => {}
+            // It was refused when it came first, by the row as it was then, and has left no turn. It stays so.
+            Ok(_) => return plan.steps.push(self.refusal(&message, here, Reason::NotPermitted)),
+            Err(refused) => return plan.steps.push(self.refusal(&message, here, refused.reason())),
         }
         let side = match &message.from {
             Sender::User(party) => Side::of(party),
@@ -171,7 +193,10 @@ impl Placing<'_> {
         let before = row.clone();
         let act = command.command.act(original.as_ref(), mark);
         let reads = matches!(command.command, Command::Read { .. });
+        let decided = asked.replay && !opened && is_decided(&before, here);
         let change = match row.apply(&command.by, &act, self.chat, here.epoch, self.now) {
+            // It had its effect when it came first, or none: what came after it stands.
+            Ok(_) if decided => Change::Nothing,
             Ok(change) => change,
             // It was permitted when it came first, and what followed may not have been told.
             Err(_) if reads && asked.replay => return self.tell_untold(&row, here, plan),
@@ -182,7 +207,7 @@ impl Placing<'_> {
         };
         match &change {
             Change::Nothing if opened => self.changed(row.clone(), here, plan),
-            Change::Nothing => {}
+            Change::Nothing => row = before,
             Change::Row | Change::Marked { .. } => self.changed(row.clone(), here, plan),
             Change::Own(note) => {
                 self.changed(row.clone(), here, plan);
@@ -285,7 +310,7 @@ impl Placing<'_> {
         here: Here,
         plan: &mut Plan,
     ) {
-        let (conversation, Here { partition, epoch }) = (row.id, here);
+        let (conversation, Here { partition, epoch, .. }) = (row.id, here);
         let marked = Marked { conversation, partition, epoch, side, after, to, seq };
         plan.steps.push(Step::Marked(Box::new(marked)));
         let by = row.user(side).party;
@@ -296,6 +321,7 @@ impl Placing<'_> {
 
     /// The row is written with this batch.
     fn changed(&mut self, row: Conversation, here: Here, plan: &mut Plan) {
+        let row = Conversation { applied: applied(&row, here), ..row };
         let signal = Signal::Changed { conversation: row.id, version: row.version };
         let told = Side::BOTH.map(|side| (row.user(side), signal.clone()));
         plan.steps.push(Step::Tell(here.partition, told.into_iter().collect()));

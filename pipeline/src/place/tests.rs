@@ -231,7 +231,7 @@ fn a_note_that_the_row_tells_of_is_written_and_what_it_says_is_not_done_again() 
             tails.learn(&inbox, Epoch(2), Tail::default(), now);
         }
         let work = Work::Chat(Box::new(Asked { command, replay: true, conflict: false }));
-        let item = Item { partition: Partition(0), epoch: Epoch(2), work };
+        let item = Item { partition: Partition(0), epoch: Epoch(2), offset: None, work };
         let (lane, write, retention_ms, chat) = (Lane::High, 1, 10_000, &chat);
         let plan = Placing { lane, now, write, found, tails, threads, chat, retention_ms }.plan(vec![(None, item)]);
         let entries: Vec<_> = plan.entries.iter().map(|entry| (&entry.inbox, entry.seq)).collect();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ids::Party, position::Epoch};
+use crate::{ids::Party, position::Epoch, time::Timestamp, topic::Offset};
 
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -64,6 +64,25 @@ impl Version {
     }
 }
 
+/// How far the lane was applied to a conversation: the last of its records that changed the row. Whatever of this conversation
+/// stands before it in the lane was decided, also what changed nothing or was refused and left no trace, so that it is not
+/// decided anew when it is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// Where it stands.
+    pub offset: Offset,
+    /// The latest moment in which something that was applied so far was accepted: a lane that was made anew, and counts from
+    /// zero again, brings what is younger.
+    pub accepted_at: Timestamp,
+}
+
+impl Applied {
+    /// Whether what stands there, and was accepted then, was decided. `skew_ms`: by how much the clocks of doors may differ.
+    pub fn covers(self, offset: Offset, accepted_at: Timestamp, skew_ms: u64) -> bool {
+        offset <= self.offset && accepted_at <= self.accepted_at.plus_ms(skew_ms)
+    }
+}
+
 /// How a conversation stands with one of its sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Half {
@@ -83,5 +102,20 @@ impl Half {
     /// Messages that it has yet to read (P6).
     pub fn unread(&self) -> u64 {
         self.to.saturating_sub(self.read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_before_it_is_covered_and_what_is_too_young_is_not() {
+        let applied = Applied { offset: Offset(7), accepted_at: Timestamp(1_000) };
+        for (offset, at, covered) in
+            [(7, 1_000, true), (0, 1_500, true), (8, 900, false), (3, 1_501, false), (7, i64::MIN, true)]
+        {
+            assert_eq!(applied.covers(Offset(offset), Timestamp(at), 500), covered, "{offset} at {at}");
+        }
     }
 }

@@ -109,6 +109,7 @@ macro_rules! history_conformance {
                 dead::old_ones_are_forgotten_a_piece_at_a_time,
                 conversations::a_conversation_nobody_opened_is_not_there,
                 conversations::what_was_said_is_found_everywhere_and_survives_stop_and_crash,
+                conversations::every_owner_is_told_how_far_the_lane_was_applied,
                 conversations::the_same_batches_again_change_nothing,
                 conversations::what_a_late_owner_wrote_is_not_in_the_conversation,
                 conversations::p6_p10_lists_and_counts_are_what_happened,

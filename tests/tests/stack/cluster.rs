@@ -19,7 +19,7 @@ async fn drill(servers: (usize, usize), faults: Vec<Class>) -> ClusterReport {
         faults,
         seed: std::env::var("ESH3AR_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_122),
         users: 16,
-        pace: 20,
+        pace: 10,
         freeze_s: 10,
         settle_ms: 60_000,
         servers,

@@ -31,6 +31,8 @@ const NAME: &str = "end-to-end";
 const SENDERS: usize = 4;
 const BATCH: usize = 500;
 const UNDER_WAY: u64 = 5_000;
+/// Messages that a sender writes to the same users where not all are written to by turns: a second's worth and more.
+const STAY: usize = 5_000;
 /// Bytes of a content.
 const BYTES: usize = 300;
 /// Batches in the log's hands at once where the log is measured alone: as many as the senders have.
@@ -58,15 +60,33 @@ struct Target<'a> {
     keeps: bool,
 }
 
-/// One run at full speed against a server of its own. Lanes take turns, batch by batch.
-pub(super) async fn peak(
-    stage: &Stage,
-    report: &mut Report,
-    scenario: &str,
-    users: usize,
-    lanes: &[Priority],
-) -> Result<Peak> {
-    peak_of(stage, report, scenario, users, lanes, &[], ACKNOWLEDGE).await
+/// Who is written to, in which lanes. Lanes take turns, batch by batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recipients<'a> {
+    /// Connected users.
+    pub(super) users: usize,
+    /// How many of them are written to at a time; the next ones follow after some seconds.
+    pub(super) at_a_time: usize,
+    /// The lanes.
+    pub(super) lanes: &'a [Priority],
+}
+
+impl Recipients<'_> {
+    /// All by turns.
+    pub(super) fn all(users: usize, lanes: &[Priority]) -> Recipients<'_> {
+        Recipients { users, at_a_time: users, lanes }
+    }
+
+    /// Whom a sender's `n`th message is for. Each sender has a share of the users.
+    fn of(&self, sender: usize, n: usize) -> usize {
+        let (share, some) = ((self.users / SENDERS).max(1), (self.at_a_time / SENDERS).max(1));
+        (sender * share + (n / STAY * some + n % some) % share) % self.users
+    }
+}
+
+/// One run at full speed against a server of its own.
+pub(super) async fn peak(stage: &Stage, report: &mut Report, scenario: &str, to: Recipients<'_>) -> Result<Peak> {
+    peak_of(stage, report, scenario, to, &[], ACKNOWLEDGE).await
 }
 
 /// The same with further settings, and phones that acknowledge so long after a frame.
@@ -74,44 +94,40 @@ pub(super) async fn peak_of(
     stage: &Stage,
     report: &mut Report,
     scenario: &str,
-    users: usize,
-    lanes: &[Priority],
+    to: Recipients<'_>,
     set: &[&'static str],
     acknowledge: Duration,
 ) -> Result<Peak> {
     let server = stage.server(scenario, &[lift::QUOTAS, lift::LANES, lift::SOCKETS, set]).await?;
     let watch = Watch::new(stage.clock);
-    let phones = stage.phones(&server, 0..users)?;
+    let phones = stage.phones(&server, 0..to.users)?;
     let target = Target { address: &server.listen, pid: server.pid(), token: stage.business(&server)?, keeps: true };
     let phones = Phones::connect_that(target.address, phones, Some(watch.clone()), acknowledge).await?;
-    let peak = load(stage, &target, &watch, users, lanes).await?;
+    let peak = load(stage, &target, &watch, to).await?;
     closing::close(stage, report, scenario, &server, &watch, 0).await?;
     drop(phones);
     server.stop().await;
     Ok(peak)
 }
 
-async fn load(
-    stage: &Stage,
-    target: &Target<'_>,
-    watch: &Arc<Watch>,
-    users: usize,
-    lanes: &[Priority],
-) -> Result<Peak> {
+async fn load(stage: &Stage, target: &Target<'_>, watch: &Arc<Watch>, to: Recipients<'_>) -> Result<Peak> {
     let over = Arc::new(AtomicBool::new(false));
     let mut senders = tokio::task::JoinSet::new();
     for sender in 0..SENDERS {
-        let (over, watch, clock, lanes) = (over.clone(), watch.clone(), stage.clock, lanes.to_vec());
+        let (over, watch, clock, lanes) = (over.clone(), watch.clone(), stage.clock, to.lanes.to_vec());
+        let Recipients { users, at_a_time, .. } = to;
         let mut conn = Conn::open(target.address, &target.token).await?;
         senders.spawn(async move {
-            let (mut next, mut turn) = (sender * users / SENDERS, sender);
+            let to = Recipients { users, at_a_time, lanes: &lanes };
+            let (mut next, mut turn) = (0, sender);
             while !over.load(Ordering::Relaxed) {
                 if watch.under_way() > UNDER_WAY {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     continue;
                 }
                 let now = clock.micros();
-                let items = (next..next + BATCH).map(|n| (number(n % users), content(now, BYTES, n as u64)));
+                let items = (next..next + BATCH)
+                    .map(|n| (number(to.of(sender, n)), content(now, BYTES, (n * SENDERS + sender) as u64)));
                 let body = batch(items, lanes[turn % lanes.len()].word());
                 (next, turn) = (next + BATCH, turn + 1);
                 watch.sent.fetch_add(BATCH as u64, Ordering::Relaxed);
@@ -167,7 +183,7 @@ async fn bare(stage: &Stage, users: usize) -> Result<Peak> {
     let watch = Watch::new(stage.clock);
     let target = Target { address: &bare.address, pid: bare.pid(), token: "none".to_owned(), keeps: false };
     let _phones = Phones::connect(target.address, (0..users).map(number).collect(), Some(watch.clone())).await?;
-    load(stage, &target, &watch, users, &[Priority::Normal]).await
+    load(stage, &target, &watch, Recipients::all(users, &[Priority::Normal])).await
 }
 
 /// The embedded log alone, in this process: durable appends of batches of the same size. Records a second, and CPU for each
@@ -209,7 +225,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     let users = stage.bench.users;
     let bare = bare(stage, users).await?;
     let (log_rate, log_cpu) = bare_log(stage, users).await?;
-    let peak = peak(stage, report, NAME, users, &[Priority::Normal]).await?;
+    let peak = peak(stage, report, NAME, Recipients::all(users, &[Priority::Normal])).await?;
     let what = "bare axum, the same batches pushed to the same sockets, nothing kept";
     report.add(
         Figure::new(NAME, format!("messages a second, batch door, {users} users"), peak.per_second, "/s")

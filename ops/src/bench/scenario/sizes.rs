@@ -1,6 +1,7 @@
-//! Whether a message costs more with many users than with few, and in three lanes than in one: peaks at each size. Many users
-//! share fewer frames and acknowledgements than few do, so for them each item has a frame and an acknowledgement of its own:
-//! what differs then is the number of users alone.
+//! Whether a message costs more with many users than with few, and in three lanes than in one: peaks at each size. What a few
+//! users get within a moment shares more than its frames and acknowledgements: wake-ups of a session, its writes, the rows of
+//! a cursor. So each item has a frame and an acknowledgement of its own, and the load comes in two ways: to a hundred of them
+//! at a time, where the number of users is all that differs, and to all by turns, where what is shared differs too.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use schemas::Priority;
 
 use super::{
     super::{Report, Stage, measure::Figure, report::number},
-    end_to_end::{Peak, curve, peak, peak_of},
+    end_to_end::{Peak, Recipients, curve, peak, peak_of},
 };
 
 /// One item a frame, and as many acknowledgements as there are items.
@@ -36,12 +37,14 @@ fn add(report: &mut Report, scenario: &'static str, size: &'static str, peaks: &
 /// By users.
 pub(crate) async fn users(stage: &Stage, report: &mut Report) -> Result<()> {
     const NAME: &str = "users";
-    let mut peaks = Vec::new();
-    for users in USERS {
-        let peak = peak_of(stage, report, NAME, users, &[Priority::Normal], ALONE, Duration::ZERO).await?;
-        peaks.push((users as f64, peak));
+    for (size, most) in [("users, a hundred at a time", USERS[0]), ("users, all by turns", usize::MAX)] {
+        let mut peaks = Vec::new();
+        for users in USERS {
+            let to = Recipients { users, at_a_time: users.min(most), lanes: &[Priority::Normal] };
+            peaks.push((users as f64, peak_of(stage, report, NAME, to, ALONE, Duration::ZERO).await?));
+        }
+        add(report, NAME, size, &peaks);
     }
-    add(report, NAME, "users", &peaks);
     Ok(())
 }
 
@@ -50,7 +53,7 @@ pub(crate) async fn lanes(stage: &Stage, report: &mut Report) -> Result<()> {
     const NAME: &str = "lanes";
     let mut peaks = Vec::new();
     for lanes in [&[Priority::Normal][..], &Priority::ALL[..]] {
-        peaks.push((lanes.len() as f64, peak(stage, report, NAME, stage.bench.users, lanes).await?));
+        peaks.push((lanes.len() as f64, peak(stage, report, NAME, Recipients::all(stage.bench.users, lanes)).await?));
     }
     add(report, NAME, "lanes", &peaks);
     Ok(())

@@ -38,7 +38,7 @@ use self::{
 };
 use super::{
     EmbeddedHistory,
-    tables::{Tables, decode, key, pair, put, remove, strange},
+    tables::{Tables, decode, key, pair, put, remove, strange, unread},
 };
 use crate::{OpenError, embedded::Write};
 
@@ -62,7 +62,7 @@ impl Threads {
             let mut recent = threads.recent.write();
             for row in tables.talks.prefix(b"h") {
                 let id = keys::parse_conversation(&key(row)?).ok_or_else(|| strange(&tables.talks))?;
-                if let Some(row) = tables.get(&tables.talks, &keys::conversation(b'c', id))? {
+                if let Some(row) = tables.conversation(id)? {
                     recent.load(&row, now);
                 }
             }
@@ -145,12 +145,17 @@ impl Threads {
 impl Tables {
     /// A row as it is to be shown: without what retention removed.
     fn thread(&self, id: ConversationId) -> PortResult<Option<Conversation>> {
-        let row: Option<Conversation> = self.get(&self.talks, &keys::conversation(b'c', id))?;
-        let Some(mut row) = row else { return Ok(None) };
+        let Some(mut row) = self.conversation(id)? else { return Ok(None) };
         if let Some((seq, to_mobile, to_business)) = self.gone(id)? {
             row.forget(seq, to_mobile, to_business);
         }
         Ok(Some(row))
+    }
+
+    /// A row as it was written; one that was written before rows said how far the lane was applied says nothing of it.
+    fn conversation(&self, id: ConversationId) -> PortResult<Option<Conversation>> {
+        let Some(row) = self.talks.get(keys::conversation(b'c', id)).map_err(unread)? else { return Ok(None) };
+        decode(&self.talks, &row).map(Conversation::of_kept).or_else(|_| decode(&self.talks, &row)).map(Some)
     }
 
     fn gone(&self, id: ConversationId) -> PortResult<Option<Gone>> {

@@ -1,4 +1,5 @@
-//! What a conversation's row is in one cell: the row, whose turns count, and the notes to one's own devices that it tells of.
+//! What a conversation's row is in one cell: the row, whose turns count, the notes to one's own devices that it tells of, and
+//! how far the lane was applied to it.
 //!
 //! Such a note (put away, blocked) changes the row and has an entry in the inbox of whoever did it, and no turn. An owner that
 //! dies between the two leaves a row that tells of it without the entry, and the row alone does not say by which command it
@@ -31,14 +32,15 @@ pub(super) fn of(entries: &[&Entry], id: ConversationId) -> Vec<Noted> {
 
 /// The row, from this version on.
 pub(super) fn row(row: &Conversation, path: &Path, notes: &[Noted], from: Version) -> Write {
-    let bytes = if notes.is_empty() { blob(&(row, path)) } else { blob(&(row, path, notes)) };
+    let bytes = blob(&(row, path, notes, row.applied));
     Write::new(Pick::Talk, vec![Uuid(row.id.0), Blob(bytes), BigInt(time(from))])
 }
 
-/// Reads [`row`]; one that was written before there were paths has none.
+/// Reads [`row`], and what was written before there was all of it.
 pub(super) fn unrow(bytes: &[u8]) -> PortResult<(Conversation, Path, Vec<Noted>)> {
-    let plain = unblob(bytes).map(|(row, path)| (row, path, Vec::new()));
-    plain.or_else(|_| unblob(bytes)).or_else(|_| {
+    let whole = unblob(bytes).map(|(row, path, notes, applied)| (Conversation::of_kept((row, applied)), path, notes));
+    let plain = || unblob(bytes).map(|(row, path)| (row, path, Vec::new()));
+    whole.or_else(|_| unblob(bytes)).or_else(|_| plain()).or_else(|_| {
         let row: Conversation = unblob(bytes).map_err(|why| unread(&why))?;
         let path = Path::before(row.last_seq);
         Ok((row, path, Vec::new()))

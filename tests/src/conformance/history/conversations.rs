@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use schemas::{
-    Conversation, ConversationId, Epoch, Inbox, MessageId, Partition, Reason, Sender, Timestamp, UserId, What,
-    conversation::{Command, Shown, Side, UpTo},
+    Conversation, ConversationId, Epoch, Inbox, MessageId, Offset, Partition, Reason, Sender, Timestamp, UserId, What,
+    conversation::{Applied, Command, Shown, Side, UpTo},
     port::{ByActivity, History, Order, PortError, Schedule},
 };
 
@@ -88,6 +88,31 @@ pub async fn what_was_said_is_found_everywhere_and_survives_stop_and_crash(bed: 
         let placed = history.messages(&[hello, answer]).await.unwrap();
         let users: Vec<_> = placed.iter().map(|placed| placed.as_ref().unwrap().inbox.user.clone()).collect();
         assert_eq!(users, [pair.mobile(), pair.business()], "by its id a message is found where its recipient has it");
+    }
+}
+
+/// How far the lane was applied stands with the row, also beside a note: each owner that takes over is told, through a crash
+/// and a stop.
+pub async fn every_owner_is_told_how_far_the_lane_was_applied(bed: &mut dyn Installation) {
+    let mut desk = Desk::new(22);
+    let pair = desk.pair("sara", 1);
+    desk.epoch = bed.history().take_over(&[desk.partition]).await.unwrap()[0];
+    desk.say(&pair, Side::Business, "hello").unwrap();
+    desk.ask(&pair, mobile(1), Command::Archive(true)).unwrap();
+    let (entries, mut schedule) = desk.take();
+    let applied = Some(Applied { offset: Offset(7), accepted_at: Timestamp(1_000) });
+    schedule.conversations.iter_mut().for_each(|row| row.applied = applied);
+    bed.history().record(&entries, &schedule).await.unwrap();
+    let asked = [(pair.id(), vec![Inbox { user: pair.mobile(), partition: desk.partition }])];
+    for round in 0..3 {
+        match round {
+            1 => bed.crash().await,
+            2 => bed.restart().await,
+            _ => {}
+        }
+        bed.history().take_over(&[desk.partition]).await.unwrap();
+        let told = bed.history().owned(&asked).await.unwrap().remove(0).unwrap();
+        assert_eq!((told.last_seq, told.applied), (1, applied), "round {round}");
     }
 }
 

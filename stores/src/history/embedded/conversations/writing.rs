@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use schemas::{
-    Conversation, ConversationId, Millis, Party, UserId,
+    ConversationId, Millis, Party, UserId,
     conversation::Turn,
     port::{PortResult, Schedule},
 };
@@ -33,10 +33,7 @@ impl Threads {
             let (before, on_disk) = match (moves.stands.get(&row.id), recent.stand(row.id)) {
                 (Some(stand), _) => (Some(stand.clone()), false),
                 (None, Some((stand, only_here))) => (Some(stand.clone()), !only_here),
-                (None, None) => {
-                    let there: Option<Conversation> = tables.get(to, &keys::conversation(b'c', row.id))?;
-                    (there.as_ref().map(Stand::of), true)
-                }
+                (None, None) => (tables.conversation(row.id)?.as_ref().map(Stand::of), true),
             };
             if before.as_ref().is_some_and(|before| before.version >= row.version) {
                 passed.insert(row.id);
@@ -48,7 +45,7 @@ impl Threads {
                     writes.push(remove(to, key));
                 }
             }
-            writes.push(put(to, keys::conversation(b'c', row.id), row));
+            writes.push(put(to, keys::conversation(b'c', row.id), &row.kept()));
             let after = Stand::of(row);
             count(tables, row.id, before.as_ref(), &after, &mut writes);
             let gone = tables.gone(row.id)?;
