@@ -15,7 +15,7 @@ use std::{
     rc::Rc,
 };
 
-use futures::join;
+use futures::{future::try_join_all, join};
 use schemas::{
     Conversation, ConversationId, Epoch, Inbox, Lane, MessageId, Tenant,
     conversation::{Command, UpTo},
@@ -469,13 +469,13 @@ async fn ask(kit: &Kit, owners: &Owners, questions: Questions) -> Option<Answers
         at.and_then(|at| ends.get(at)).is_some_and(|tail| is_inherited(tail, epoch))
     };
     known.extend(doubtful.iter().filter(|(_, inbox, epoch)| inherited(inbox, *epoch)).map(|(id, ..)| *id));
-    let counts = async || {
-        let mut counts = Vec::with_capacity(turns.len());
-        for (id, seq) in &turns {
-            let last = history.turns(*id, Order::Newest, Some(seq.saturating_add(1)), 1).await?.rows.pop();
-            counts.push(last.map(|shown| (shown.turn.to_mobile, shown.turn.to_business)));
-        }
-        Ok(counts)
+    let counts = || {
+        let one = async |(id, seq): (ConversationId, u64)| {
+            let last = history.turns(id, Order::Newest, Some(seq.saturating_add(1)), 1).await?.rows.pop();
+            Ok(last.map(|shown| (shown.turn.to_mobile, shown.turn.to_business)))
+        };
+        // A batch has few of them.
+        try_join_all(turns.iter().copied().map(one))
     };
     let (found, placed, heard, counts, parts) = join!(
         until_answered(kit, owners, &known, || history.known(&known)),

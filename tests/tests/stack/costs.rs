@@ -13,6 +13,8 @@ use tests::harness::{
 /// Messages of one side that go out together.
 const TOGETHER: usize = 5;
 const ROUNDS: usize = 30;
+/// Marks of one message each.
+const MARKS: usize = 20;
 /// What is asked from time to time, whatever is said.
 const AT_TIMES: [&str; 4] = ["Epoch", "DueFrom", "Buckets", "Counts"];
 
@@ -28,6 +30,20 @@ async fn asked(cluster: &Cluster, role: Role) -> Asked {
         Some((name.to_owned(), value.parse().ok()?))
     };
     text.lines().filter_map(named).collect()
+}
+
+/// What the owner asked for, once its process has told of so many rows more than `before`, and nothing comes after them: it
+/// tells its counts once a second.
+async fn told(cluster: &Cluster, before: f64, rows: f64) -> Asked {
+    let (mut last, mut same) = (Asked::new(), 0);
+    eventually("the counts to be told", async || {
+        let now = asked(cluster, Role::Pipeline).await;
+        let is_same = ["rows", "States"].iter().all(|what| now.get(*what) == last.get(*what));
+        same = if is_same { same + 1 } else { 0 };
+        last = now;
+        (last["rows"] - before >= rows && same > 100).then(|| last.clone())
+    })
+    .await
 }
 
 /// Each side says so much at once, waits until that stands, and until the other side's device has it.
@@ -55,10 +71,27 @@ async fn talk(sides: &mut [Phone; 2], conversation: &serde_json::Value, rounds: 
     }
 }
 
+/// The business user says something, and the phone reads up to it: until that was told.
+async fn read(sides: &mut [Phone; 2], conversation: &serde_json::Value, round: usize) {
+    let [phone, desk] = sides;
+    let client_ref = format!("read-{round}");
+    desk.say(json!({ "type": "send", "ref": client_ref, "conversation_id": conversation, "content": client_ref }))
+        .await;
+    let id = desk.accepted(&client_ref).await;
+    let item = phone.until_item("what it reads", |item| item["id"] == id.as_str()).await;
+    phone.say(json!({ "type": "read", "conversation_id": conversation, "up_to": item["seq"] })).await;
+    let told = |frame: &serde_json::Value| {
+        frame["type"] == "status" && frame["status"] == "read" && frame["id"] == id.as_str()
+    };
+    if !desk.frames.iter().any(told) {
+        desk.until_frame("the tick", told).await;
+    }
+}
+
 /// Of a busy conversation its owner reads neither the row nor turns nor counts; what it looks for is whether a message's name
-/// (its `ref`) was said before.
+/// (its `ref`) was said before. A mark is told to the messages that it is about, whatever the length of the thread before them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chat_message_costs_its_rows_and_one_look_for_its_name() {
+async fn a_chat_message_costs_its_rows_and_one_look_for_its_name_and_a_mark_what_it_tells() {
     let cluster = Cluster::start(|folder| {
         let mut plan = small(folder);
         plan.set.push("limits.door.person_per_minute=1000000".to_owned());
@@ -87,14 +120,7 @@ async fn a_chat_message_costs_its_rows_and_one_look_for_its_name() {
     }
     talk(&mut sides, &conversation, 5..5 + ROUNDS).await;
     let messages = (ROUNDS * TOGETHER * 2) as f64;
-    // The process tells its counts once a second: until it has told of all that was recorded, and nothing comes after it.
-    let (mut last, mut same) = (0.0, 0);
-    eventually("the counts to be told", async || {
-        let rows = asked(&cluster, Role::Pipeline).await["rows"] - before[0]["rows"];
-        (last, same) = (rows, if rows == last { same + 1 } else { 0 });
-        (rows >= 8.0 * messages && same > 100).then_some(())
-    })
-    .await;
+    told(&cluster, before[0]["rows"], 8.0 * messages).await;
     let mut costs = Vec::new();
     for ((name, role), before) in roles.into_iter().zip(&before) {
         let now = asked(&cluster, role).await;
@@ -115,4 +141,15 @@ async fn a_chat_message_costs_its_rows_and_one_look_for_its_name() {
     let others: f64 = others.map(|(_, n)| n).sum();
     assert!(others <= 0.1, "the owner reads nothing else for a message: {others} {owner:?}");
     assert!(owner["rows"] <= 12.0, "rows of a message: {}", owner["rows"]);
+
+    // The first mark is about all of it.
+    read(&mut sides, &conversation, 0).await;
+    let before = told(&cluster, 0.0, 0.0).await;
+    for round in 1..=MARKS {
+        read(&mut sides, &conversation, round).await;
+    }
+    let states = told(&cluster, before["rows"], MARKS as f64).await["States"] - before["States"];
+    let states = states / MARKS as f64;
+    println!("states read for a mark in a conversation of {messages} messages: {states:.2}");
+    assert!(states <= 6.0, "a mark of one message reads the states of {states}");
 }
