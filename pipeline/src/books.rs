@@ -240,8 +240,16 @@ async fn account(
             for (id, known) in untold.iter().zip(known) {
                 if known.is_some() {
                     account.count(Status::Pending);
-                } else if !is_before {
+                    continue;
+                }
+                if !is_before {
                     account.unrecorded += 1;
+                    continue;
+                }
+                // Of what was refused the fact may have come between the two looks.
+                let state = history.states(&[*id]).await?.pop().unwrap_or_default();
+                if !state.past.is_empty() {
+                    account.count(state.status());
                 } else if history.dead_letter(*id).await?.is_some() {
                     // One that could not be read, or whose key was another's, was given up without a row of its own.
                     account.failed += 1;

@@ -76,21 +76,20 @@ impl Placing<'_> {
     pub(crate) fn plan(&mut self, items: Vec<(Option<Inbox>, Item)>) -> Plan {
         let mut plan = Plan { steps: Vec::with_capacity(items.len()), ..Plan::default() };
         for (inbox, item) in items {
-            match (item.work, inbox) {
+            let Item { partition, epoch, offset, work } = item;
+            let here = |accepted_at| Here { partition, epoch, offset, accepted_at };
+            match (work, inbox) {
                 (Work::Again(again), _) => plan.steps.push(Step::Again(again)),
                 (Work::Dead(dead), _) => plan.steps.push(Step::Bury(dead)),
-                (Work::Fresh(fresh), Some(inbox)) => self.fresh(fresh, inbox, item.epoch, &mut plan),
+                (Work::Fresh(fresh), Some(inbox)) => self.fresh(fresh, inbox, epoch, &mut plan),
                 (Work::Fresh(fresh), None) => {
-                    let (partition, epoch, accepted_at) = (item.partition, item.epoch, fresh.message.accepted_at);
-                    let here = Here { partition, epoch, offset: item.offset, accepted_at };
+                    let here = here(fresh.message.accepted_at);
                     if let Some(id) = fresh.message.kind.conversation() {
                         self.say(fresh, id, here, &mut plan);
                     }
                 }
                 (Work::Chat(asked), _) => {
-                    let (partition, epoch, accepted_at) = (item.partition, item.epoch, asked.command.accepted_at);
-                    let here = Here { partition, epoch, offset: item.offset, accepted_at };
-                    self.asked(&asked, here, &mut plan);
+                    self.asked(&asked, here(asked.command.accepted_at), &mut plan);
                 }
             }
         }

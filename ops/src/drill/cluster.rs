@@ -152,7 +152,7 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
     let account = Report { balanced: true, ..Report::default() };
     let mut report = ClusterReport { account, seed: drill.seed, ..ClusterReport::default() };
     let pulse = Pulse::new(world.clone());
-    let (began, mut accounts_ms) = (clock.mono(), 0);
+    let (load_began, mut accounts_ms) = (clock.mono(), 0);
     tokio::time::sleep(WARM_UP / 2).await;
     (report.full_rate, report.calm_silence_ms) = pulse.calm(WARM_UP).await;
     report.resident.0 = resident(&cluster);
@@ -180,9 +180,9 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
         report.faults.push(told);
         report.account.kills = round as u32 + 1;
         if (round + 1) % EVERY == 0 || round + 1 == order.len() {
-            let (ask, began) = (ask(&cluster, &*clock)?, clock.mono());
+            let (ask, settling) = (ask(&cluster, &*clock)?, clock.mono());
             asked = account::check(&world, &ask, drill.settle_ms, asked, &mut report.account).await?;
-            accounts_ms += clock.mono().since(began);
+            accounts_ms += clock.mono().since(settling);
             if !report.is_clean() {
                 break;
             }
@@ -190,7 +190,7 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
         tokio::time::sleep(BREATH).await;
     }
     report.resident.1 = resident(&cluster);
-    let load_ms = clock.mono().since(began).saturating_sub(accounts_ms).max(1);
+    let load_ms = clock.mono().since(load_began).saturating_sub(accounts_ms).max(1);
     report.accepted_per_second = report.account.accepted as f64 * 1e3 / load_ms as f64;
     // What waits is counted when nobody sends any more: every group has to come to its end.
     world.over.cancel();

@@ -15,7 +15,7 @@ use std::{
     rc::Rc,
 };
 
-use futures::{future::try_join_all, join};
+use futures::{StreamExt, TryStreamExt, join, stream};
 use schemas::{
     Conversation, ConversationId, Epoch, Inbox, Lane, MessageId, Tenant,
     conversation::{Command, UpTo},
@@ -44,6 +44,9 @@ use crate::{
     tenants::Kind,
     trace,
 };
+
+/// Turns that are read at once for what marks stand for.
+const READS: usize = 16;
 
 /// The items of a batch, each message with its inbox.
 type Items = Vec<(Option<Inbox>, Item)>;
@@ -474,8 +477,7 @@ async fn ask(kit: &Kit, owners: &Owners, questions: Questions) -> Option<Answers
             let last = history.turns(id, Order::Newest, Some(seq.saturating_add(1)), 1).await?.rows.pop();
             Ok(last.map(|shown| (shown.turn.to_mobile, shown.turn.to_business)))
         };
-        // A batch has few of them.
-        try_join_all(turns.iter().copied().map(one))
+        stream::iter(turns.iter().copied()).map(one).buffered(READS).try_collect::<Vec<_>>()
     };
     let (found, placed, heard, counts, parts) = join!(
         until_answered(kit, owners, &known, || history.known(&known)),

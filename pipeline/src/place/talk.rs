@@ -13,10 +13,7 @@ use schemas::{
 };
 
 use super::{Placing, Plan, again, conflict};
-use crate::{
-    item::{Asked, Fresh, Marked, Step},
-    tails::SKEW_MS,
-};
+use crate::item::{Asked, Fresh, Marked, Step};
 
 /// Where something happens: a partition, and since which takeover it is ours.
 #[derive(Debug, Clone, Copy)]
@@ -77,14 +74,18 @@ fn person(tenant: &schemas::Tenant, sender: &Sender) -> Option<UserId> {
     }
 }
 
+/// How much later than all that was applied something that stands before it in the lane can seem to be accepted, ms: clocks of
+/// doors differ, and what is beyond this is decided by the row as it is.
+const LATER_MS: u64 = 5_000;
+
 /// Whether what stands there in the lane was decided by the owner that wrote this row, or by one before it.
 fn is_decided(row: &Conversation, here: Here) -> bool {
-    let covers = |(applied, offset): (Applied, Offset)| applied.covers(offset, here.accepted_at, SKEW_MS);
+    let covers = |(applied, offset): (Applied, Offset)| applied.covers(offset, here.accepted_at, LATER_MS);
     row.applied.zip(here.offset).is_some_and(covers)
 }
 
 /// How far the lane is applied with what stands there.
-fn applied(row: &Conversation, here: Here) -> Option<Applied> {
+fn applied_with(row: &Conversation, here: Here) -> Option<Applied> {
     let accepted_at = row.applied.map_or(here.accepted_at, |before| before.accepted_at.max(here.accepted_at));
     here.offset.map(|offset| Applied { offset, accepted_at }).or(row.applied)
 }
@@ -193,9 +194,14 @@ impl Placing<'_> {
         let before = row.clone();
         let act = command.command.act(original.as_ref(), mark);
         let reads = matches!(command.command, Command::Read { .. });
-        let decided = asked.replay && !opened && is_decided(&before, here);
+        let decided = asked.replay && is_decided(&before, here);
         let change = match row.apply(&command.by, &act, self.chat, here.epoch, self.now) {
-            // It had its effect when it came first, or none: what came after it stands.
+            // An edit or a deletion would have left its turn: it was refused.
+            Ok(Change::Turn(None)) if decided => {
+                plan.steps.push(self.refused(command, here, &Refused::NotPermitted));
+                return;
+            }
+            // It was so when it came first, or was refused: what came after it stands.
             Ok(_) if decided => Change::Nothing,
             Ok(change) => change,
             // It was permitted when it came first, and what followed may not have been told.
@@ -207,6 +213,7 @@ impl Placing<'_> {
         };
         match &change {
             Change::Nothing if opened => self.changed(row.clone(), here, plan),
+            // As it was decided before, whatever it would come to now.
             Change::Nothing => row = before,
             Change::Row | Change::Marked { .. } => self.changed(row.clone(), here, plan),
             Change::Own(note) => {
@@ -321,7 +328,7 @@ impl Placing<'_> {
 
     /// The row is written with this batch.
     fn changed(&mut self, row: Conversation, here: Here, plan: &mut Plan) {
-        let row = Conversation { applied: applied(&row, here), ..row };
+        let row = Conversation { applied: applied_with(&row, here), ..row };
         let signal = Signal::Changed { conversation: row.id, version: row.version };
         let told = Side::BOTH.map(|side| (row.user(side), signal.clone()));
         plan.steps.push(Step::Tell(here.partition, told.into_iter().collect()));

@@ -23,7 +23,7 @@ fn add(report: &mut Report, scenario: &'static str, size: &'static str, peaks: &
     for (n, peak) in peaks {
         let name = format!(
             "CPU per message at peak, {} {size} ({:.1} items a frame, {:.2} acknowledgements each)",
-            number(*n, "").trim_end_matches(".00"),
+            number(*n, "").trim_end_matches(".00").trim_end_matches(".0"),
             peak.per_frame,
             peak.acks
         );

@@ -37,8 +37,8 @@ use self::{
     writing::left,
 };
 use super::{
-    EmbeddedHistory,
-    tables::{Tables, decode, key, pair, put, remove, strange, unread},
+    EmbeddedHistory, rows,
+    tables::{Tables, broken, decode, key, pair, put, remove, strange, unread},
 };
 use crate::{OpenError, embedded::Write};
 
@@ -152,10 +152,10 @@ impl Tables {
         Ok(Some(row))
     }
 
-    /// A row as it was written; one that was written before rows said how far the lane was applied says nothing of it.
+    /// A row as it was written.
     fn conversation(&self, id: ConversationId) -> PortResult<Option<Conversation>> {
-        let Some(row) = self.talks.get(keys::conversation(b'c', id)).map_err(unread)? else { return Ok(None) };
-        decode(&self.talks, &row).map(Conversation::of_kept).or_else(|_| decode(&self.talks, &row)).map(Some)
+        let row = self.talks.get(keys::conversation(b'c', id)).map_err(unread)?;
+        row.map(|row| rows::conversation(&row).map_err(|why| broken(&self.talks, &why))).transpose()
     }
 
     fn gone(&self, id: ConversationId) -> PortResult<Option<Gone>> {

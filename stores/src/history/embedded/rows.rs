@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schemas::{
-    Inbox, Message, Partition, Position, Timestamp,
+    Conversation, Inbox, Message, Partition, Position, Timestamp,
     codec::{self, Unreadable},
     message::Kind,
     port::Entry,
@@ -84,9 +84,31 @@ pub(super) struct Ledger {
     pub(super) gone_one_way: u64,
 }
 
+/// Reads the row of a conversation, which is written as [`Conversation::kept`]; one from before rows said how far the lane was
+/// applied says nothing of it.
+pub(super) fn conversation(row: &[u8]) -> Result<Conversation, Unreadable> {
+    codec::decode(row).map(Conversation::of_kept).or_else(|_| codec::decode(row))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use schemas::{
+        Epoch, Offset, Phone,
+        conversation::{Applied, Pair},
+    };
+
+    #[test]
+    fn a_conversation_is_read_with_and_without_how_far_the_lane_was_applied() {
+        let mobile = Phone::from_stored("+962790000001").unwrap();
+        let pair = Pair { tenant: "acme".parse().unwrap(), business: "sara".parse().unwrap(), mobile };
+        let row = Conversation::open(pair, Partition(3), Epoch(2), Timestamp(1_000));
+        assert_eq!(conversation(&codec::encode(&row)), Ok(row.clone()));
+        assert_eq!(conversation(&codec::encode(&row.kept())), Ok(row.clone()));
+        let applied = Some(Applied { offset: Offset(0), accepted_at: Timestamp(0) });
+        let row = Conversation { applied, ..row };
+        assert_eq!(conversation(&codec::encode(&row.kept())), Ok(row));
+    }
 
     #[test]
     fn the_head_is_read_without_the_message() {

@@ -38,9 +38,11 @@ pub(super) fn row(row: &Conversation, path: &Path, notes: &[Noted], from: Versio
 
 /// Reads [`row`], and what was written before there was all of it.
 pub(super) fn unrow(bytes: &[u8]) -> PortResult<(Conversation, Path, Vec<Noted>)> {
-    let whole = unblob(bytes).map(|(row, path, notes, applied)| (Conversation::of_kept((row, applied)), path, notes));
-    let plain = || unblob(bytes).map(|(row, path)| (row, path, Vec::new()));
-    whole.or_else(|_| unblob(bytes)).or_else(|_| plain()).or_else(|_| {
+    let whole =
+        || unblob(bytes).map(|(row, path, notes, applied)| (Conversation::of_kept((row, applied)), path, notes));
+    let with_notes = || unblob(bytes);
+    let with_path = || unblob(bytes).map(|(row, path)| (row, path, Vec::new()));
+    whole().or_else(|_| with_notes()).or_else(|_| with_path()).or_else(|_| {
         let row: Conversation = unblob(bytes).map_err(|why| unread(&why))?;
         let path = Path::before(row.last_seq);
         Ok((row, path, Vec::new()))
@@ -55,4 +57,37 @@ pub(super) fn nobody(id: ConversationId, before: Version) -> Write {
 /// A row that is no row.
 pub(super) fn unread(why: &dyn std::fmt::Display) -> PortError {
     broken("conversations", why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::{
+        Epoch, Offset, Partition, Phone, Timestamp,
+        conversation::{Applied, Pair},
+    };
+
+    #[test]
+    fn every_form_that_was_ever_written_is_read() {
+        let mobile = Phone::from_stored("+962790000001").unwrap();
+        let pair = Pair { tenant: "acme".parse().unwrap(), business: "sara".parse().unwrap(), mobile };
+        let user = pair.mobile();
+        let row = Conversation::open(pair, Partition(3), Epoch(2), Timestamp(1_000));
+        let mut path = Path::before(7);
+        path.take(Epoch(2), 8);
+        let notes: Vec<Noted> = vec![(MessageId(uuid::Uuid::from_u128(5)), user, Position { epoch: Epoch(2), n: 9 })];
+        let applied = Some(Applied { offset: Offset(0), accepted_at: Timestamp(0) });
+        let whole = Conversation { applied, ..row.clone() };
+        for notes in [&notes, &Vec::new()] {
+            for (bytes, row, notes) in [
+                (blob(&(&row, &path)), &row, &Vec::new()),
+                (blob(&(&row, &path, notes)), &row, notes),
+                (blob(&(&row, &path, notes, None::<Applied>)), &row, notes),
+                (blob(&(&row, &path, notes, applied)), &whole, notes),
+            ] {
+                assert_eq!(unrow(&bytes).unwrap(), (row.clone(), path.clone(), notes.clone()));
+            }
+        }
+        assert_eq!(unrow(&blob(&row)).unwrap(), (row.clone(), Path::before(row.last_seq), Vec::new()));
+    }
 }

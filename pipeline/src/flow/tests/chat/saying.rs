@@ -86,8 +86,8 @@ impl Said {
     }
 
     /// Whether it leaves a turn, or the fact that it was refused.
-    pub(super) fn is_message(&self) -> bool {
-        matches!(self.what, Deed::Message)
+    pub(super) fn is_told(&self) -> bool {
+        matches!(self.what, Deed::Message | Deed::Edit(_))
     }
 }
 
