@@ -4,5 +4,7 @@
 pub mod embedded;
 #[cfg(feature = "scylla")]
 pub mod scylla;
+#[cfg(test)]
+mod testing;
 mod turns;
 mod unconfirmed;

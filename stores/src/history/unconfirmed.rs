@@ -123,17 +123,12 @@ impl Unconfirmed {
 
 #[cfg(test)]
 mod tests {
-    use schemas::{Conversation, Epoch, Name, Partition, Phone, Tenant, Timestamp, conversation::Pair};
+    use schemas::{Epoch, Partition};
 
-    use super::*;
+    use super::{super::testing::conversation, *};
 
     fn batch(epoch: u32, count: u64) -> Schedule {
-        let pair = Pair {
-            tenant: Tenant::parse("acme").unwrap(),
-            business: Name::parse("sara").unwrap(),
-            mobile: Phone::from_stored("+962790000001").unwrap(),
-        };
-        let mut row = Conversation::open(pair, Partition(0), Epoch(epoch), Timestamp(0));
+        let mut row = conversation(Epoch(epoch));
         (1..count).for_each(|_| row.version = row.version.next(Epoch(epoch)));
         Schedule { conversations: vec![row], ..Schedule::default() }
     }

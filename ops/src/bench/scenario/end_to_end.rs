@@ -60,21 +60,19 @@ struct Target<'a> {
     keeps: bool,
 }
 
-/// Who is written to, in which lanes. Lanes take turns, batch by batch.
+/// Who is written to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Recipients<'a> {
+pub(super) struct Recipients {
     /// Connected users.
     pub(super) users: usize,
     /// How many of them are written to at a time; the next ones follow after some seconds.
     pub(super) at_a_time: usize,
-    /// The lanes.
-    pub(super) lanes: &'a [Priority],
 }
 
-impl Recipients<'_> {
+impl Recipients {
     /// All by turns.
-    pub(super) fn all(users: usize, lanes: &[Priority]) -> Recipients<'_> {
-        Recipients { users, at_a_time: users, lanes }
+    pub(super) fn all(users: usize) -> Self {
+        Self { users, at_a_time: users }
     }
 
     /// Whom a sender's `n`th message is for. Each sender has a share of the users.
@@ -84,9 +82,15 @@ impl Recipients<'_> {
     }
 }
 
-/// One run at full speed against a server of its own.
-pub(super) async fn peak(stage: &Stage, report: &mut Report, scenario: &str, to: Recipients<'_>) -> Result<Peak> {
-    peak_of(stage, report, scenario, to, &[], ACKNOWLEDGE).await
+/// One run at full speed against a server of its own. Lanes take turns, batch by batch.
+pub(super) async fn peak(
+    stage: &Stage,
+    report: &mut Report,
+    scenario: &str,
+    to: Recipients,
+    lanes: &[Priority],
+) -> Result<Peak> {
+    peak_of(stage, report, scenario, to, lanes, &[], ACKNOWLEDGE).await
 }
 
 /// The same with further settings, and phones that acknowledge so long after a frame.
@@ -94,7 +98,8 @@ pub(super) async fn peak_of(
     stage: &Stage,
     report: &mut Report,
     scenario: &str,
-    to: Recipients<'_>,
+    to: Recipients,
+    lanes: &[Priority],
     set: &[&'static str],
     acknowledge: Duration,
 ) -> Result<Peak> {
@@ -103,22 +108,26 @@ pub(super) async fn peak_of(
     let phones = stage.phones(&server, 0..to.users)?;
     let target = Target { address: &server.listen, pid: server.pid(), token: stage.business(&server)?, keeps: true };
     let phones = Phones::connect_that(target.address, phones, Some(watch.clone()), acknowledge).await?;
-    let peak = load(stage, &target, &watch, to).await?;
+    let peak = load(stage, &target, &watch, to, lanes).await?;
     closing::close(stage, report, scenario, &server, &watch, 0).await?;
     drop(phones);
     server.stop().await;
     Ok(peak)
 }
 
-async fn load(stage: &Stage, target: &Target<'_>, watch: &Arc<Watch>, to: Recipients<'_>) -> Result<Peak> {
+async fn load(
+    stage: &Stage,
+    target: &Target<'_>,
+    watch: &Arc<Watch>,
+    to: Recipients,
+    lanes: &[Priority],
+) -> Result<Peak> {
     let over = Arc::new(AtomicBool::new(false));
     let mut senders = tokio::task::JoinSet::new();
     for sender in 0..SENDERS {
-        let (over, watch, clock, lanes) = (over.clone(), watch.clone(), stage.clock, to.lanes.to_vec());
-        let Recipients { users, at_a_time, .. } = to;
+        let (over, watch, clock, lanes) = (over.clone(), watch.clone(), stage.clock, lanes.to_vec());
         let mut conn = Conn::open(target.address, &target.token).await?;
         senders.spawn(async move {
-            let to = Recipients { users, at_a_time, lanes: &lanes };
             let (mut next, mut turn) = (0, sender);
             while !over.load(Ordering::Relaxed) {
                 if watch.under_way() > UNDER_WAY {
@@ -183,7 +192,7 @@ async fn bare(stage: &Stage, users: usize) -> Result<Peak> {
     let watch = Watch::new(stage.clock);
     let target = Target { address: &bare.address, pid: bare.pid(), token: "none".to_owned(), keeps: false };
     let _phones = Phones::connect(target.address, (0..users).map(number).collect(), Some(watch.clone())).await?;
-    load(stage, &target, &watch, Recipients::all(users, &[Priority::Normal])).await
+    load(stage, &target, &watch, Recipients::all(users), &[Priority::Normal]).await
 }
 
 /// The embedded log alone, in this process: durable appends of batches of the same size. Records a second, and CPU for each
@@ -225,7 +234,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     let users = stage.bench.users;
     let bare = bare(stage, users).await?;
     let (log_rate, log_cpu) = bare_log(stage, users).await?;
-    let peak = peak(stage, report, NAME, Recipients::all(users, &[Priority::Normal])).await?;
+    let peak = peak(stage, report, NAME, Recipients::all(users), &[Priority::Normal]).await?;
     let what = "bare axum, the same batches pushed to the same sockets, nothing kept";
     report.add(
         Figure::new(NAME, format!("messages a second, batch door, {users} users"), peak.per_second, "/s")

@@ -40,8 +40,9 @@ pub(crate) async fn users(stage: &Stage, report: &mut Report) -> Result<()> {
     for (size, most) in [("users, a hundred at a time", USERS[0]), ("users, all by turns", usize::MAX)] {
         let mut peaks = Vec::new();
         for users in USERS {
-            let to = Recipients { users, at_a_time: users.min(most), lanes: &[Priority::Normal] };
-            peaks.push((users as f64, peak_of(stage, report, NAME, to, ALONE, Duration::ZERO).await?));
+            let to = Recipients { users, at_a_time: users.min(most) };
+            let peak = peak_of(stage, report, NAME, to, &[Priority::Normal], ALONE, Duration::ZERO).await?;
+            peaks.push((users as f64, peak));
         }
         add(report, NAME, size, &peaks);
     }
@@ -53,7 +54,7 @@ pub(crate) async fn lanes(stage: &Stage, report: &mut Report) -> Result<()> {
     const NAME: &str = "lanes";
     let mut peaks = Vec::new();
     for lanes in [&[Priority::Normal][..], &Priority::ALL[..]] {
-        peaks.push((lanes.len() as f64, peak(stage, report, NAME, Recipients::all(stage.bench.users, lanes)).await?));
+        peaks.push((lanes.len() as f64, peak(stage, report, NAME, Recipients::all(stage.bench.users), lanes).await?));
     }
     add(report, NAME, "lanes", &peaks);
     Ok(())

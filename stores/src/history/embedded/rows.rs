@@ -93,16 +93,12 @@ pub(super) fn conversation(row: &[u8]) -> Result<Conversation, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::{
-        Epoch, Offset, Phone,
-        conversation::{Applied, Pair},
-    };
+    use crate::history::testing;
+    use schemas::{Epoch, Offset, conversation::Applied};
 
     #[test]
     fn a_conversation_is_read_with_and_without_how_far_the_lane_was_applied() {
-        let mobile = Phone::from_stored("+962790000001").unwrap();
-        let pair = Pair { tenant: "acme".parse().unwrap(), business: "sara".parse().unwrap(), mobile };
-        let row = Conversation::open(pair, Partition(3), Epoch(2), Timestamp(1_000));
+        let row = testing::conversation(Epoch(2));
         assert_eq!(conversation(&codec::encode(&row)), Ok(row.clone()));
         assert_eq!(conversation(&codec::encode(&row.kept())), Ok(row.clone()));
         let applied = Some(Applied { offset: Offset(0), accepted_at: Timestamp(0) });

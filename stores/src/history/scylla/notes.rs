@@ -62,17 +62,16 @@ pub(super) fn unread(why: &dyn std::fmt::Display) -> PortError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::testing;
     use schemas::{
-        Epoch, Offset, Partition, Phone, Timestamp,
-        conversation::{Applied, Pair},
+        Epoch, Offset, Timestamp,
+        conversation::{Applied, Side},
     };
 
     #[test]
     fn every_form_that_was_ever_written_is_read() {
-        let mobile = Phone::from_stored("+962790000001").unwrap();
-        let pair = Pair { tenant: "acme".parse().unwrap(), business: "sara".parse().unwrap(), mobile };
-        let user = pair.mobile();
-        let row = Conversation::open(pair, Partition(3), Epoch(2), Timestamp(1_000));
+        let row = testing::conversation(Epoch(2));
+        let user = row.user(Side::Mobile);
         let mut path = Path::before(7);
         path.take(Epoch(2), 8);
         let notes: Vec<Noted> = vec![(MessageId(uuid::Uuid::from_u128(5)), user, Position { epoch: Epoch(2), n: 9 })];
