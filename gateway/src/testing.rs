@@ -158,6 +158,7 @@ impl Inboxes for World {
     async fn take_over(&self, _: &[Partition]) -> PortResult<Vec<Epoch>> {
         rejected()
     }
+    fn owns(&self, _: &[(Partition, Epoch)]) {}
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
         let inner = self.inner.lock();
         let tail = |inbox| {

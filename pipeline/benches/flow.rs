@@ -137,6 +137,7 @@ impl Inboxes for Yes {
     async fn take_over(&self, partitions: &[Partition]) -> PortResult<Vec<Epoch>> {
         Ok(vec![Epoch(1); partitions.len()])
     }
+    fn owns(&self, _: &[(Partition, Epoch)]) {}
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
         Ok(vec![Tail::default(); inboxes.len()])
     }

@@ -309,7 +309,7 @@ enum Happening {
 fn happenings() -> impl Strategy<Value = Vec<Happening>> {
     let one = prop_oneof![
         5 => (1usize..12, any::<bool>()).prop_map(|(n, later)| Happening::Accept(n, later && n < 4)),
-        4 => (1usize..9).prop_map(Happening::Say),
+        4 => (1usize..16).prop_map(Happening::Say),
         4 => (0..PARTITIONS, 0usize..2).prop_map(|(p, to)| Happening::Move(p, to)),
         2 => (0usize..2, any::<bool>()).prop_map(|(k, noticed)| Happening::Freeze(k, noticed)),
         2 => Just(Happening::Thaw),

@@ -4,11 +4,11 @@
 //! ([`Ownership`]), that what is in flight stays within its bounds (the partitions of a lane at its bound are paused), and
 //! that a retry waits out its tier without holding anything else. Partitions come and go while the others go on (`owning`).
 
+mod orders;
 mod owning;
 
-use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use futures::{FutureExt as _, future::BoxFuture};
 use schemas::{
     Clock, Epoch, Lane, Limits, Millis, Offset, Partition, Priority, Topic, TopicPartition,
     port::{Consumer, DueKind, Event, Fetch, Group, History, Log, PortError, Record},
@@ -17,6 +17,7 @@ use schemas::{
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
+use self::orders::Told;
 use crate::{
     decode,
     gate::Gates,
@@ -134,9 +135,8 @@ pub(crate) struct Intake {
     /// Those that are fed, and those of them that are being given up.
     owned: BTreeMap<Partition, Owned>,
     owning: owning::Owning,
-    /// What the settler is still to be given; until it has taken that, `outcomes` is paused. Gives partitions that it has
-    /// settled to the end because they are given up.
-    taking: Option<BoxFuture<'static, Vec<Partition>>>,
+    /// What the settler is still to be told; until it has taken that, `outcomes` is paused.
+    orders: orders::Orders,
     uncommitted: BTreeMap<TopicPartition, Offset>,
     committed_at: Millis,
     steady: Steady,
@@ -163,7 +163,7 @@ impl Intake {
             tiers: Tiers::default(),
             owned: BTreeMap::new(),
             owning: owning::Owning::default(),
-            taking: None,
+            orders: orders::Orders::default(),
             uncommitted: BTreeMap::new(),
             committed_at: parts.clock.mono(),
             steady: Steady::new(parts.clock.wall(), parts.clock.mono()),
@@ -206,16 +206,10 @@ impl Intake {
         let look = tokio::time::sleep(Duration::from_millis(retry.map_or(tick, |due| due.min(tick)).since(now)));
         let max = Fetch { records: self.flow().fetch_records, bytes: self.flow().fetch_bytes };
         let crowded = self.lanes.iter().any(|lane| lane.paused);
-        let Self { parts, consumer, due, taking, owning, .. } = self;
-        let taken = async {
-            match taking {
-                Some(taking) => taking.await,
-                None => std::future::pending().await,
-            }
-        };
+        let Self { parts, consumer, due, orders, owning, .. } = self;
         tokio::select! {
             () = parts.stop.cancelled() => Next::Stop,
-            settled = taken => Next::Taken(settled),
+            settled = orders.taken() => Next::Taken(settled),
             taken = owning.next_taken_over() => Next::TakenOver(taken),
             () = parts.ownership.told() => Next::Look,
             event = consumer.poll(max) => Next::Event(event),
@@ -349,27 +343,14 @@ impl Intake {
 
     /// Tells the settler something, after what it was told before.
     fn tell_settler(&mut self, order: impl Future<Output = Vec<Partition>> + Send + 'static) {
-        let before = self.taking.take();
-        let mut taking = async move {
-            let mut settled = match before {
-                Some(before) => before.await,
-                None => Vec::new(),
-            };
-            settled.extend(order.await);
-            settled
-        }
-        .boxed();
-        match (&mut taking).now_or_never() {
-            Some(settled) => self.owning.settled(&settled),
-            None => {
-                self.consumer.pause(&self.of_topic(Topic::Outcomes));
-                self.taking = Some(taking);
-            }
+        match self.orders.tell(order) {
+            Told::All(settled, true) => self.settler_has_room(&settled),
+            Told::All(settled, false) => self.owning.settled(&settled),
+            Told::Waits => self.consumer.pause(&self.of_topic(Topic::Outcomes)),
         }
     }
 
     fn settler_has_room(&mut self, settled: &[Partition]) {
-        self.taking = None;
         self.owning.settled(settled);
         self.consumer.resume(&self.of_topic(Topic::Outcomes));
     }

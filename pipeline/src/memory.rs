@@ -192,6 +192,7 @@ impl Inboxes for MemoryHistory {
         }
         Ok(vec![Epoch(1); partitions.len()])
     }
+    fn owns(&self, _: &[(Partition, Epoch)]) {}
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
         self.gate.pass().await;
         let written = self.written.lock();

@@ -6,7 +6,7 @@ mod talk;
 use std::{collections::HashMap, sync::Arc};
 
 use schemas::{
-    ConversationId, Inbox, Kind, Lane, Message, MessageId, Position, Reason, Timestamp, What,
+    ConversationId, Inbox, Kind, Lane, Message, MessageId, Position, Reason, State, Timestamp, What,
     conversation::Shown,
     fact::Past,
     limits::ChatLimits,
@@ -96,19 +96,21 @@ impl Placing<'_> {
         plan
     }
 
-    fn fresh(&mut self, fresh: Fresh, inbox: Inbox, epoch: schemas::Epoch, plan: &mut Plan) {
+    fn fresh(&mut self, mut fresh: Fresh, inbox: Inbox, epoch: schemas::Epoch, plan: &mut Plan) {
+        let placed = fresh.due.as_ref().and_then(|due| self.found.due.get(&due.id));
+        let state = placed.map(|placed| &placed.state);
+        if state.and_then(State::reason) == Some(Reason::Cancelled) {
+            // While it was scheduled: it is done with, and never gets a place.
+            self.tails.unpin(&inbox, epoch);
+            plan.schedule.done.extend(fresh.due.as_deref().cloned());
+            return;
+        }
+        // It ended before it was recorded, for an owner whose entry may not stand and who may have told nobody: so it ends now.
+        if let Some(state) = state.filter(|state| state.is_withdrawn()) {
+            fresh.end = state.reason();
+        }
+        let known = placed.and_then(|placed| placed.position).filter(|at| self.tails.reaches(&inbox, epoch, *at));
         let message = &fresh.message;
-        let due_state = fresh.due.as_ref().and_then(|due| self.found.due.get(&due.id));
-        let known = match due_state {
-            Some(placed) if placed.state.status().is_settled() => {
-                // Cancelled while it was scheduled: it is done with, and never gets a place.
-                self.tails.unpin(&inbox, epoch);
-                plan.schedule.done.extend(fresh.due.as_deref().cloned());
-                return;
-            }
-            Some(placed) => placed.position.filter(|at| self.tails.reaches(&inbox, epoch, *at)),
-            None => None,
-        };
         // The row stays until what follows from it is durable: a crash in between finds it again, and its message recorded.
         let done = fresh.due.clone().map(Step::Done);
         if let Some(position) = known {

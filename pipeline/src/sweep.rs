@@ -123,8 +123,14 @@ fn plan(rows: Vec<(Due, Option<Placed>)>, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     for (row, placed) in rows {
         match (&row.kind, &placed) {
-            // It was taken back while it waited.
-            (DueKind::Send(_), Some(placed)) if placed.state.is_done(placed.state.round()) => plan.done.push(row),
+            // It was taken back while it waited, or is long with whom it is for. What an owner ended as it recorded it may not
+            // stand, and nobody may have been told: the flow looks.
+            (DueKind::Send(_), Some(Placed { state, .. }))
+                if state.is_done(state.round())
+                    && (state.reason() == Some(Reason::Cancelled) || !state.is_withdrawn()) =>
+            {
+                plan.done.push(row);
+            }
             (DueKind::Send(_), _) => plan.feed.push(row),
             (DueKind::Expire { .. }, placed) => {
                 plan.facts.extend(placed.as_ref().and_then(|placed| expired(placed, now)));

@@ -175,6 +175,7 @@ impl Inboxes for FakeHistory {
     async fn take_over(&self, _: &[Partition]) -> PortResult<Vec<Epoch>> {
         not_faked()
     }
+    fn owns(&self, _: &[(Partition, Epoch)]) {}
     async fn tails(&self, _: &[Inbox]) -> PortResult<Vec<Tail>> {
         not_faked()
     }

@@ -171,9 +171,17 @@ impl Store {
     }
 }
 
+/// What the first step of a batch came to.
+struct Begun {
+    /// Whether the batch is to fail yet, and how.
+    fails: Option<PortError>,
+    /// Whether it is looked who owns the partitions before the second.
+    strangers: bool,
+}
+
 impl Store {
-    /// The first step of a batch, which is all of it where it is atomic. Answers whether it is to fail yet, and how.
-    fn begin(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<Option<PortError>> {
+    /// The first step of a batch, which is all of it where it is atomic.
+    fn begin(&self, entries: &[Entry], schedule: &Schedule) -> PortResult<Begun> {
         let turn = self.writes.fetch_add(1, Ordering::SeqCst);
         let fails = self.faults > 0 && turn % self.faults == self.faults - 1;
         if fails && turn.is_multiple_of(2) {
@@ -186,15 +194,17 @@ impl Store {
         if late && self.strict {
             return Err(PortError::Fenced("overtaken".into()));
         }
+        let strangers = talks::strangers(&kept, entries, schedule);
         talks::record(&mut kept, &mut self.stands.lock(), entries, schedule);
         kept.schedule(schedule);
         if !self.halves(schedule) {
             kept.write(entries, schedule)?;
         }
-        Ok(fails.then(|| match turn % 4 {
+        let fails = fails.then(|| match turn % 4 {
             1 => PortError::Unavailable("in the middle of it".into()),
             _ => PortError::Unknown("perhaps".into()),
-        }))
+        });
+        Ok(Begun { fails, strangers })
     }
 
     /// The row of a conversation is written again when the entries of the batch before it stand.
@@ -208,22 +218,39 @@ impl Store {
         held
     }
 
+    /// Some stores take their time, so that who asks is frozen here now and then.
+    pub(super) async fn linger(&self) {
+        match self.writes.load(Ordering::SeqCst) % 3 {
+            0 => tokio::time::sleep(std::time::Duration::from_millis(3)).await,
+            _ => tokio::task::yield_now().await,
+        }
+    }
+
     fn halves(&self, schedule: &Schedule) -> bool {
         let plain = schedule.conversations.is_empty() && schedule.add.is_empty();
         !self.strict && !plain
     }
 
     /// The second step, with time in between for others to write.
-    async fn finish(&self, entries: &[Entry], schedule: &Schedule, fails: Option<PortError>) -> PortResult<()> {
+    async fn finish(
+        &self,
+        entries: &[Entry],
+        schedule: &Schedule,
+        Begun { fails, strangers }: Begun,
+    ) -> PortResult<()> {
         if self.halves(schedule) {
+            if strangers {
+                self.ice.thawed().await;
+                let kept = self.kept.lock();
+                let mut of = schedule.conversations.iter().map(|row| (row.partition, row.version.epoch()));
+                if of.any(|(p, epoch)| kept.epochs.get(&p).is_some_and(|last| epoch < *last)) {
+                    return Err(PortError::Fenced("overtaken before the entries".into()));
+                }
+            }
             if let Some(why @ PortError::Unavailable(_)) = fails {
                 return Err(why);
             }
-            // Some stores take their time, so that who writes is frozen here now and then.
-            match self.writes.load(Ordering::SeqCst) % 3 {
-                0 => tokio::time::sleep(std::time::Duration::from_millis(3)).await,
-                _ => tokio::task::yield_now().await,
-            }
+            self.linger().await;
             self.ice.thawed().await;
             self.kept.lock().write(entries, schedule)?;
         }
@@ -237,18 +264,21 @@ impl Inboxes for Store {
     async fn take_over(&self, partitions: &[Partition]) -> PortResult<Vec<Epoch>> {
         self.ice.thawed().await;
         let mut kept = self.kept.lock();
-        self.stands.lock().forget();
         let mut raise = |p: &Partition| {
             let epoch = kept.epochs.entry(*p).or_default();
             epoch.0 += 1;
-            self.mine.lock().insert(*p, *epoch);
             *epoch
         };
         Ok(partitions.iter().map(&mut raise).collect())
     }
+    fn owns(&self, partitions: &[(Partition, Epoch)]) {
+        self.stands.lock().forget();
+        self.mine.lock().extend(partitions.iter().copied());
+    }
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
         // For who owned them when it asked: a takeover that comes while it is frozen is another's question.
         let mine = self.mine.lock().clone();
+        self.linger().await;
         self.ice.thawed().await;
         let tails = {
             let mut kept = self.kept.lock();

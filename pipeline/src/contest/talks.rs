@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use async_trait::async_trait;
 use schemas::{
     Conversation, ConversationId, Epoch, Inbox, Kind, MessageId, Position, State, Timestamp, UserId,
-    conversation::{Shown, Turn, Version},
+    conversation::{Shown, Side, Turn, Version},
     port::*,
 };
 
@@ -125,6 +125,20 @@ fn spots(entries: &[Entry], of: MessageId) -> Vec<Spot> {
     mine.map(|entry| (entry.inbox.clone(), entry.position)).collect()
 }
 
+/// Whether a batch writes to inboxes that the row which stands does not name: a newer owner that has sealed that row may not have
+/// sealed those. Where the row may be the batch's own, from an attempt that failed, nothing is known of the one before.
+pub(super) fn strangers(kept: &Kept, entries: &[Entry], schedule: &Schedule) -> bool {
+    schedule.conversations.iter().any(|row| {
+        let users = match kept.threads.get(&row.id).and_then(|thread| thread.row.as_ref()) {
+            Some(before) if before.version < row.version => Side::BOTH.map(|side| before.user(side)),
+            Some(_) => return true,
+            None => [row.pair.mobile(), row.pair.business()],
+        };
+        let mut there = entries.iter().filter(|entry| entry.message.kind.conversation() == Some(row.id));
+        there.any(|entry| !users.contains(&entry.inbox.user))
+    })
+}
+
 /// Writes the conversations of a batch. An older row than stands is passed over, with its turns.
 pub(super) fn record(kept: &mut Kept, stands: &mut Stands, entries: &[Entry], schedule: &Schedule) {
     for row in &schedule.conversations {
@@ -170,15 +184,29 @@ impl Conversations for Store {
         let _alone = self.taking.lock().await;
         let mut rows = Vec::with_capacity(asked.len());
         for (id, inboxes) in asked {
+            let mut sealed = inboxes.clone();
             self.tails(inboxes).await?;
-            let (row, mut path, notes) = {
-                let kept = self.kept.lock();
-                match kept.threads.get(id) {
-                    Some(Thread { row: Some(row), path, notes, .. }) => {
-                        (Some(row.clone()), path.clone(), notes.clone())
+            let (row, mut path, notes) = loop {
+                let there = {
+                    let kept = self.kept.lock();
+                    match kept.threads.get(id) {
+                        Some(Thread { row: Some(row), path, notes, .. }) => {
+                            (Some(row.clone()), path.clone(), notes.clone())
+                        }
+                        _ => (None, Path::new(), Vec::new()),
                     }
-                    _ => (None, Path::new(), Vec::new()),
+                };
+                // Whose inboxes they are is known by the row alone, which may change until their ends are sealed.
+                let sides = there
+                    .0
+                    .iter()
+                    .flat_map(|row| Side::BOTH.map(|side| Inbox { user: row.user(side), partition: row.partition }));
+                let open: Vec<_> = sides.filter(|inbox| !sealed.contains(inbox)).collect();
+                if open.is_empty() {
+                    break there;
                 }
+                self.tails(&open).await?;
+                sealed.extend(open);
             };
             let Some(row) = row else {
                 let partition = inboxes.first().map(|inbox| inbox.partition);
@@ -212,6 +240,14 @@ impl Conversations for Store {
 
     async fn counted(&self, asked: &[(ConversationId, MessageId)]) -> PortResult<Vec<Option<Counted>>> {
         self.ice.thawed().await;
+        // Where entries are said to be missing none comes any more.
+        let open: BTreeSet<_> = {
+            let kept = self.kept.lock();
+            let threads = asked.iter().filter_map(|(of, id)| Some((kept.threads.get(of)?, id)));
+            let spots = threads.filter_map(|(thread, id)| Some(&thread.find(*id)?.1)).flatten();
+            spots.map(|(inbox, _)| inbox.clone()).collect()
+        };
+        self.tails(&open.into_iter().collect::<Vec<_>>()).await?;
         let kept = self.kept.lock();
         let one = |(of, id): &(ConversationId, MessageId)| {
             let thread = kept.threads.get(of)?;

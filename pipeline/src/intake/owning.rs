@@ -23,7 +23,7 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{GROUP, Gone, Intake, Owned, Parts, topics};
+use super::{GROUP, Gone, Intake, Owned, Parts, orders::Orders, topics};
 use crate::{backoff::Backoff, operators::repeat::again, tenants::Kind};
 
 /// What a takeover came to.
@@ -223,6 +223,7 @@ impl Intake {
         if told.is_empty() {
             return;
         }
+        self.parts.history.owns(&told);
         told.iter().for_each(|(partition, epoch)| self.parts.ownership.took(*partition, *epoch));
         let numbers = numbers(&told.iter().map(|(partition, _)| *partition).collect::<Vec<_>>());
         tracing::info!(partitions = ?numbers, "partitions taken over");
@@ -266,10 +267,10 @@ impl Intake {
 
     /// Lets records of these come, of lanes that have room.
     fn begin_reading(&mut self, partitions: &[(Partition, Epoch)]) {
-        let (lanes, taking) = (&self.lanes, self.taking.is_some());
+        let (lanes, waits) = (&self.lanes, self.orders.wait());
         let open = |at: &TopicPartition| match at.topic {
             Topic::Lane(lane) => !lanes[super::index(lane)].paused,
-            Topic::Outcomes => !taking,
+            Topic::Outcomes => !waits,
             Topic::Retry(_) | Topic::Dead => true,
         };
         let partitions: Vec<_> = partitions.iter().map(|(partition, _)| *partition).collect();
@@ -418,7 +419,7 @@ impl Intake {
     pub(super) async fn leave(mut self) -> Result<bool, Gone> {
         let all: Vec<_> = self.owned.keys().copied().collect();
         let in_time = self.drained(&all).await;
-        drop(self.taking.take());
+        self.orders = Orders::default();
         self.commit().await;
         self.tell();
         let drain = Duration::from_millis(self.flow().drain_ms);

@@ -7,7 +7,7 @@ use crate::{
 };
 use proptest::prelude::*;
 use schemas::{
-    ChatCommand, Conversation, Epoch, Message, Partition, State, What,
+    ChatCommand, Conversation, Epoch, Message, Partition, What,
     conversation::{Act, Command, Pair},
     fact::Past,
     port::Tail,
@@ -157,6 +157,36 @@ fn what_becomes_of_a_message() {
             one(|_, f| f.due = due_row()),
             due_found(None, Some(What::Failed(Reason::Cancelled))),
             &["row done"],
+        ),
+        (
+            "due, recorded as expired by an owner that told nobody",
+            one(|_, f| {
+                f.due = due_row();
+                f.end = Some(Reason::Expired);
+            }),
+            due_found(Some(Position::START), Some(What::Failed(Reason::Expired))),
+            &["expired", "then row done"],
+        ),
+        (
+            "due, expired for an owner whose entry does not stand",
+            one(|_, f| {
+                f.due = due_row();
+                f.end = Some(Reason::Expired);
+            }),
+            due_found(None, Some(What::Failed(Reason::Expired))),
+            &["entry", "expired", "then row done"],
+        ),
+        (
+            "due, dropped by an owner whose entry does not stand, and not dropped now",
+            one(|_, f| f.due = due_row()),
+            due_found(None, Some(What::Failed(Reason::Dropped))),
+            &["entry", "dropped", "then row done"],
+        ),
+        (
+            "due, delivered",
+            one(|_, f| f.due = due_row()),
+            due_found(Some(Position::START), Some(What::Delivered)),
+            &["again", "then row done"],
         ),
     ];
     for (case, item, found, words) in table {

@@ -167,6 +167,18 @@ async fn a_scheduled_message_that_was_taken_back_is_not_fed() {
     assert!(bench.history.dues.lock().is_empty(), "its row is done with");
 }
 
+/// Its owner ended it as it recorded it, and died before the entry stood or anybody was told: the flow does it again.
+#[tokio::test]
+async fn a_scheduled_message_that_ended_for_an_owner_before_us_is_fed() {
+    for reason in [Reason::Expired, Reason::Dropped] {
+        let mut bench = bench(1_000);
+        let due = bench.scheduled(1, 0);
+        bench.happened(due.id, What::Failed(reason));
+        assert_eq!(bench.look().await.iter().map(|due| due.id).collect::<Vec<_>>(), [due.id]);
+        assert_eq!(bench.history.dues.lock().len(), 1, "its row stays until the flow is done with it");
+    }
+}
+
 /// Rule 8: what is not reached when its time has passed is Failed(Expired); what is settled stays as it is.
 #[tokio::test]
 async fn an_expired_message_fails_unless_it_was_settled() {

@@ -195,8 +195,14 @@ pub struct Unread {
 /// an end before it tells it to the owner.
 #[async_trait]
 pub trait Inboxes: Send + Sync {
-    /// Takes partitions over: raises and returns each one's epoch, durably.
+    /// Takes partitions over: raises and returns each one's epoch, durably. Nothing is asked or written under it before
+    /// [`Inboxes::owns`] has said that it counts.
     async fn take_over(&self, partitions: &[Partition]) -> PortResult<Vec<Epoch>>;
+
+    /// After `take_over` the log has said that these partitions are this process's: what it asks and writes from now on is their
+    /// owner's. A takeover that the log does not confirm came late, over a rightful owner that goes on: a store that seals what
+    /// it tells an owner seals nothing under it, whoever asks.
+    fn owns(&self, partitions: &[(Partition, Epoch)]);
 
     /// The ends of inboxes.
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>>;

@@ -55,6 +55,7 @@ impl Adapter {
         let history = ScyllaHistory::open(&address, &limits, Arc::new(Machine(Instant::now()))).await.unwrap();
         let partitions: Vec<_> = (0..PARTITIONS).map(Partition).collect();
         let epochs = history.take_over(&partitions).await.unwrap();
+        history.owns(&partitions.into_iter().zip(epochs.iter().copied()).collect::<Vec<_>>());
         let seed = Uuid::new_v4().as_u128() as u64;
         let (clock, tails, run) = (Machine(Instant::now()), HashMap::new(), seed >> 44);
         Self { history, clock, epochs, tails, keyed, seed, run, before: ScyllaHistory::written() }

@@ -19,7 +19,7 @@ mod facts;
 mod forks;
 mod inboxes;
 mod keys;
-mod ledgers;
+mod locks;
 mod notes;
 mod people;
 mod reading;

@@ -40,6 +40,7 @@ impl<'a> Filling<'a> {
     pub(crate) async fn new(history: &'a dyn History, partitions: u16) -> Result<Self> {
         let all: Vec<_> = (0..partitions).map(Partition).collect();
         let epochs = history.take_over(&all).await?;
+        history.owns(&all.into_iter().zip(epochs.iter().copied()).collect::<Vec<_>>());
         let (rows, tails, entries) = (HashMap::new(), HashMap::new(), Vec::new());
         Ok(Self { history, partitions, epochs, rows, tails, entries, schedule: Schedule::default(), made: 0 })
     }

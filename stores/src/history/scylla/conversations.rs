@@ -45,7 +45,7 @@ const MARGIN: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stand {
     pub(super) version: Version,
-    users: [UserId; 2],
+    pub(super) users: [UserId; 2],
     pub(super) path: Path,
 }
 
@@ -402,7 +402,8 @@ impl Conversations for ScyllaHistory {
     }
 
     async fn counted(&self, asked: &[(ConversationId, MessageId)]) -> PortResult<Vec<Option<Counted>>> {
-        self.shared.counted(asked).await
+        let owned = self.shared.owned();
+        self.shared.counted(asked, &owned).await
     }
 
     async fn by_user(

@@ -52,31 +52,48 @@ impl Shared {
     /// The ends of inboxes, for who owned these partitions when it asked. A takeover that ends while the question waits is
     /// another's: sealed under it, an end would shut out an owner that came in between and is rightful.
     pub(super) async fn ends(&self, inboxes: &[Inbox], owned: &BTreeMap<Partition, Epoch>) -> PortResult<Vec<Tail>> {
-        let seals = inboxes.iter().any(|inbox| owned.contains_key(&inbox.partition));
-        let _alone = if seals { Some(self.sealing.lock().await) } else { None };
         let asked = inboxes.iter().cloned().map(|inbox| async move {
-            let own = owned.get(&inbox.partition).copied();
-            self.sealed_end(&inbox, own).await
+            let name = keys::inbox(&inbox);
+            match owned.get(&inbox.partition) {
+                Some(own) => self.sealed_end(&name, *own).await,
+                None => self.end(&name, &self.head(&name).await?).await,
+            }
         });
         stream::iter(asked).buffered(READS).try_collect().await
     }
 
-    /// The end of an inbox. To its owner it is told once a takeover, and sealed before: from then on the chain goes on from
-    /// here, and whatever older owners write afterwards is not in the inbox, also while the owner has written nothing yet. So
-    /// what was told to be there stays there, whoever comes next.
-    async fn sealed_end(&self, inbox: &Inbox, own: Option<Epoch>) -> PortResult<Tail> {
-        let name = keys::inbox(inbox);
-        let head = self.head(&name).await?;
-        let end = self.end(&name, &head).await?;
-        let Some(own) = own.filter(|own| head.forks.newest() < *own) else { return Ok(end) };
+    /// The end of an inbox for its owner: sealed once a takeover, before it is told. From then on the chain goes on from here, and
+    /// whatever older owners write afterwards is not in the inbox, also while the owner has written nothing yet. So what was
+    /// told to be there stays there, whoever comes next.
+    async fn sealed_end(&self, name: &str, own: Epoch) -> PortResult<Tail> {
+        let alone = self.sealing.hold([name.to_owned()]).await;
+        let head = self.head(name).await?;
+        if head.forks.newest() >= own {
+            drop(alone);
+            return self.end(name, &head).await;
+        }
+        let end = self.end(name, &head).await?;
         let (first, stamp) = (end.position.next(own), self.stamps.next(own));
-        let mut rows = vec![writes::fork_row(&name, first, end.position, stamp)];
+        let mut rows = vec![writes::fork_row(name, first, end.position, stamp)];
         for idle in head.forks.idle(end.position) {
             let epoch = i32::try_from(idle.0).unwrap_or(i32::MAX);
-            rows.push(Write::new(Pick::ForkGone, vec![BigInt(stamp), Text(name.clone()), Int(epoch)]));
+            rows.push(Write::new(Pick::ForkGone, vec![BigInt(stamp), Text(name.to_owned()), Int(epoch)]));
         }
         self.cql.send(&rows).await?;
         Ok(end)
+    }
+
+    /// The head of an inbox as it was sealed for its owner.
+    pub(super) async fn sealed_head(&self, inbox: &Inbox, owned: &BTreeMap<Partition, Epoch>) -> PortResult<Head> {
+        let name = keys::inbox(inbox);
+        let head = self.head(&name).await?;
+        match owned.get(&inbox.partition) {
+            Some(own) if head.forks.newest() < *own => {
+                self.sealed_end(&name, *own).await?;
+                self.head(&name).await
+            }
+            _ => Ok(head),
+        }
     }
 
     /// Which of these places have their entries: a row alone proves nothing, as it is written first and an owner may have died
@@ -290,13 +307,20 @@ impl Inboxes for ScyllaHistory {
         let shared = &self.shared;
         let raised = stream::iter(partitions.to_vec()).map(|partition| shared.raise(partition)).buffered(READS);
         let epochs: Vec<Epoch> = raised.try_collect().await?;
-        shared.forget(partitions);
-        let mut mine = shared.mine.lock();
         for (partition, epoch) in partitions.iter().zip(&epochs) {
-            mine.insert(*partition, *epoch);
-            shared.newest.lock().insert(*partition, *epoch);
+            shared.met(*partition, *epoch);
         }
         Ok(epochs)
+    }
+
+    fn owns(&self, partitions: &[(Partition, Epoch)]) {
+        let shared = &self.shared;
+        shared.forget(&partitions.iter().map(|(partition, _)| *partition).collect::<Vec<_>>());
+        let mut mine = shared.mine.lock();
+        for (partition, epoch) in partitions {
+            mine.insert(*partition, *epoch);
+            shared.met(*partition, *epoch);
+        }
     }
 
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {

@@ -209,7 +209,7 @@ fn end(shared: &Shared, jobs: Vec<Job>, outcome: PortResult<Vec<PortResult<()>>>
     let mut answers = outcome.clone().unwrap_or_default().into_iter();
     for job in jobs {
         let answer = match (&outcome, answers.next()) {
-            (Err(why), _) => Err(why.clone()),
+            (Err(why), _) => Err(owned(shared, &job.entries, &job.schedule).err().unwrap_or_else(|| why.clone())),
             (Ok(_), answer) => answer.unwrap_or(Ok(())),
         };
         let _ = job.answer.send(answer);
@@ -248,6 +248,13 @@ async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>>
     drop(alone);
     tokio::try_join!(shared.cql.send_units(plan.turns), shared.cql.send_all(plan.leads))?;
     shared.cql.send_all(plan.talks).await?;
+    if !plan.strangers.is_empty() {
+        shared.look_at(&plan.strangers).await?;
+        if jobs.iter().any(|job| owned(shared, &job.entries, &job.schedule).is_err()) {
+            // Said to the others; those of the partition are told so.
+            return Err(PortError::Unavailable("a partition was taken over while this was being written".into()));
+        }
+    }
     for wave in waves(plan.units, |units| shared.cql.cut(units)) {
         try_join_all(wave.into_iter().map(|request| shared.cql.insist(request))).await?;
     }

@@ -22,7 +22,7 @@ use super::{
     due::Index,
     forks::{Fork, Forks},
     keys::{self, Stamps},
-    ledgers::Ledgers,
+    locks::Locks,
     retention::Rounds,
     rows::{EntryHead, Ledger, Place, unblob},
     session::{Cql, Write, broken},
@@ -74,17 +74,17 @@ pub(super) struct Shared {
     pub(super) stamps: Stamps,
     /// How long rows stand, s.
     pub(super) ttl: i32,
-    /// Partitions that this process took over, with the epoch it was given.
+    /// Partitions that this process took over, with the epoch it was given, once the log has confirmed that they are its own.
     pub(super) mine: Mutex<BTreeMap<Partition, Epoch>>,
     /// The newest epoch known of a partition.
     pub(super) newest: Mutex<HashMap<Partition, Epoch>>,
     /// When the last look at all of them began that was answered.
     looked: Mutex<Millis>,
     pub(super) known: Mutex<Ages<MessageId, Known>>,
-    /// Ends are sealed one call at a time: two that found different ones would contradict each other.
-    pub(super) sealing: tokio::sync::Mutex<()>,
-    /// So are conversations.
-    pub(super) taking: tokio::sync::Mutex<()>,
+    /// The end of an inbox is sealed by one call at a time: two that found different ones would contradict each other.
+    pub(super) sealing: Locks,
+    /// So is a conversation.
+    pub(super) taking: Locks,
     /// Rows that say of a bucket that it is used.
     pub(super) marks: Mutex<Ages<(String, i64), ()>>,
     /// What failed and was not repeated yet: nothing of its inbox or conversation is written after it.
@@ -93,7 +93,7 @@ pub(super) struct Shared {
     /// Conversations written lately: their versions, and who they were listed for.
     pub(super) talks: Mutex<Ages<ConversationId, Stand>>,
     /// Ledgers are read and written back: one at a time for each inbox.
-    pub(super) ledgers: Ledgers,
+    pub(super) ledgers: Locks,
     pub(super) rounds: Rounds,
     pub(super) counts: Counts,
 }
@@ -109,13 +109,13 @@ impl Shared {
             newest: Mutex::default(),
             looked: Mutex::default(),
             known: Mutex::new(Ages::new(limits.cql_states)),
-            sealing: tokio::sync::Mutex::default(),
-            taking: tokio::sync::Mutex::default(),
+            sealing: Locks::default(),
+            taking: Locks::default(),
             marks: Mutex::new(Ages::new(MARKS)),
             unconfirmed: Unconfirmed::default(),
             due: Mutex::default(),
             talks: Mutex::new(Ages::new(limits.cql_states / 2)),
-            ledgers: Ledgers::default(),
+            ledgers: Locks::default(),
             rounds: Rounds::default(),
             counts: Counts::default(),
         }
@@ -196,6 +196,14 @@ impl Shared {
             let mut looked = self.looked.lock();
             *looked = (*looked).max(began);
         }
+    }
+
+    /// Looks at these now, and must be answered.
+    pub(super) async fn look_at(&self, partitions: &BTreeSet<Partition>) -> PortResult<()> {
+        for partition in partitions {
+            self.met(*partition, self.stored_epoch(*partition).await?);
+        }
+        Ok(())
     }
 
     /// Looks, unless that was done lately. A process that was held still for longer than its session lasts was overtaken

@@ -3,7 +3,8 @@
 //! First the ends of its inboxes and then the row, because a recorder writes the other way round: an entry that stands before
 //! such an end is counted by such a row. What the row counts may then lack entries, which an owner that was overtaken wrote
 //! where the end was told already, or never came to write. The message comes again from the log, and [`Shared::counted`]
-//! says what is missing.
+//! says what is missing. Whose inboxes a row does not name yet nobody seals with it: before an owner writes to those it looks
+//! whether it still is the owner, once its row stands ([`super::writes::Plan::strangers`]).
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ use schemas::{
 use super::{
     conversations::{self, Stand, Talk},
     keys, notes,
-    shared::{READS, Shared},
+    shared::{Head, READS, Shared},
     threads,
 };
 
@@ -31,7 +32,6 @@ impl Shared {
         asked: &[(ConversationId, Vec<Inbox>)],
         owned: &Owned,
     ) -> PortResult<Vec<Option<Conversation>>> {
-        let _alone = self.taking.lock().await;
         stream::iter(asked.to_vec())
             .map(|(id, inboxes)| self.taken_one(id, inboxes, owned))
             .buffered(READS)
@@ -45,6 +45,7 @@ impl Shared {
         mut sealed: Vec<Inbox>,
         owned: &Owned,
     ) -> PortResult<Option<Conversation>> {
+        let _alone = self.taking.hold([id.to_string()]).await;
         self.ends(&sealed, owned).await?;
         loop {
             let Some(talk) = self.talk(id).await? else { return self.nobody(id, &sealed, owned).await };
@@ -85,12 +86,18 @@ impl Shared {
         Ok(row)
     }
 
-    /// What threads have of messages, and where their entries are missing.
-    pub(super) async fn counted(&self, asked: &[(ConversationId, MessageId)]) -> PortResult<Vec<Option<Counted>>> {
+    /// What threads have of messages, and where their entries are missing: the ends of those inboxes are sealed before, so that
+    /// no entry comes there once it was told to be missing.
+    pub(super) async fn counted(
+        &self,
+        asked: &[(ConversationId, MessageId)],
+        owned: &Owned,
+    ) -> PortResult<Vec<Option<Counted>>> {
         let ids: Vec<_> = asked.iter().map(|(_, id)| *id).collect();
         let spots = self.spots(&ids).await?;
         let asked: Vec<_> = asked.iter().map(|(of, id)| (*of, *id, spots.get(id).copied())).collect();
-        stream::iter(asked).map(|(of, id, spot)| self.counted_one(of, id, spot)).buffered(READS).try_collect().await
+        let asked = asked.into_iter().map(|(of, id, spot)| self.counted_one(of, id, spot, owned));
+        stream::iter(asked).buffered(READS).try_collect().await
     }
 
     async fn counted_one(
@@ -98,16 +105,19 @@ impl Shared {
         of: ConversationId,
         id: MessageId,
         spot: Option<(ConversationId, u64)>,
+        owned: &Owned,
     ) -> PortResult<Option<Counted>> {
         let Some(talk) = self.talk(of).await? else { return Ok(None) };
-        let Some((_, seq)) = spot.filter(|(there, _)| *there == of) else { return self.noted(&talk, id).await };
+        let Some((_, seq)) = spot.filter(|(there, _)| *there == of) else { return self.noted(&talk, id, owned).await };
         let Some((turn, spots)) = self.turn_of(&talk, id, seq).await? else { return Ok(None) };
         let mut missing = Vec::new();
         for (copy, at) in spots {
             let own = copy.is_none();
             let user = copy.unwrap_or_else(|| turn.message.to.clone());
             let inbox = Inbox { user, partition: talk.row.partition };
-            let stands = self.has_entry(&inbox, at).await? || (own && self.has_another(id, &inbox).await?);
+            let head = self.sealed_head(&inbox, owned).await?;
+            let stands =
+                self.has_entry(&inbox, &head, at).await? || (own && self.has_another(id, &inbox, &head).await?);
             if !stands {
                 missing.push(inbox);
             }
@@ -116,29 +126,29 @@ impl Shared {
     }
 
     /// A note of which the row tells.
-    async fn noted(&self, talk: &Talk, id: MessageId) -> PortResult<Option<Counted>> {
+    async fn noted(&self, talk: &Talk, id: MessageId, owned: &Owned) -> PortResult<Option<Counted>> {
         let Some((_, user, at)) = talk.notes.iter().find(|note| note.0 == id) else { return Ok(None) };
         let inbox = Inbox { user: user.clone(), partition: talk.row.partition };
-        let stands = self.has_entry(&inbox, *at).await? || self.has_another(id, &inbox).await?;
+        let head = self.sealed_head(&inbox, owned).await?;
+        let stands = self.has_entry(&inbox, &head, *at).await? || self.has_another(id, &inbox, &head).await?;
         let missing = if stands { Vec::new() } else { vec![inbox] };
         Ok(Some(Counted { turn: None, epoch: at.epoch, missing }))
     }
 
     /// Whether an entry stands there, or was removed by retention.
-    async fn has_entry(&self, inbox: &Inbox, at: Position) -> PortResult<bool> {
-        let name = keys::inbox(inbox);
-        let head = self.head(&name).await?;
+    async fn has_entry(&self, inbox: &Inbox, head: &Head, at: Position) -> PortResult<bool> {
         if at.n <= head.ledger.gone.n {
             return Ok(true);
         }
+        let name = keys::inbox(inbox);
         Ok(head.has(at) && self.entries_at(&name, keys::bucket(at.n), [at].into_iter()).await?.contains(&at))
     }
 
     /// Whether somebody who took over before wrote the entry again.
-    async fn has_another(&self, id: MessageId, inbox: &Inbox) -> PortResult<bool> {
+    async fn has_another(&self, id: MessageId, inbox: &Inbox, head: &Head) -> PortResult<bool> {
         let place = self.places(&[id]).await?.remove(&id);
         match place.and_then(|place| place.position) {
-            Some(at) => self.has_entry(inbox, at).await,
+            Some(at) => self.has_entry(inbox, head, at).await,
             None => Ok(false),
         }
     }

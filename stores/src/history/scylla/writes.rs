@@ -1,9 +1,9 @@
 //! What a round of recording writes: entries with what leads to them, and the rows of the due-table.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use schemas::{
-    Conversation, ConversationId, Epoch, Inbox, MessageId, Partition, Position, State, Timestamp,
+    Conversation, ConversationId, Epoch, Inbox, MessageId, Partition, Position, State, Timestamp, UserId,
     port::{Due, DueKind, Entry, PortError, PortResult, Schedule},
 };
 use scylla::value::CqlValue::{self, BigInt, Blob, Int, Text, Uuid};
@@ -45,6 +45,10 @@ pub(super) struct Plan {
     pub(super) leads: Vec<Write>,
     /// Then the rows of conversations, which never say more than there is.
     pub(super) talks: Vec<Write>,
+    /// Partitions with entries for users whom the row of their conversation did not name before: a newer owner that sealed that
+    /// row has not sealed their inboxes. It is looked before those entries are written whether there is one; who takes over
+    /// after that look reads a row that names them, or turns that say where to look.
+    pub(super) strangers: BTreeSet<Partition>,
     /// Then entries, and scheduled messages under their ids: an inbox has no message whose thread lacks it.
     pub(super) units: Vec<Unit>,
     pub(super) after: After,
@@ -111,6 +115,28 @@ fn spots(entries: &[&Entry]) -> HashMap<MessageId, Vec<Spot>> {
         spots.entry(entry.message.id).or_default().push((copy, entry.position));
     }
     spots
+}
+
+/// See [`Plan::strangers`]. Of a row that may stand already, from an attempt that failed, nothing is known of the one before.
+fn strangers<'a>(
+    rows: impl Iterator<Item = &'a Conversation>,
+    stands: &HashMap<ConversationId, Stand>,
+    entries: &[&Entry],
+) -> BTreeSet<Partition> {
+    let mut named = HashMap::<ConversationId, Vec<UserId>>::new();
+    for row in rows {
+        named.entry(row.id).or_insert_with(|| match stands.get(&row.id) {
+            Some(before) if before.version < row.version => before.users.to_vec(),
+            Some(_) => Vec::new(),
+            None => vec![row.pair.mobile(), row.pair.business()],
+        });
+    }
+    let stranger = |entry: &&&Entry| {
+        let conversation = entry.message.kind.conversation();
+        let named = conversation.and_then(|id| named.get(&id));
+        named.is_some_and(|users| !users.contains(&entry.inbox.user))
+    };
+    entries.iter().filter(stranger).map(|entry| entry.inbox.partition).collect()
 }
 
 /// From where an owner goes on in an inbox.
@@ -249,6 +275,7 @@ impl Plan {
     async fn conversations(&mut self, shared: &Shared, entries: &[&Entry], schedules: &[&Schedule]) -> PortResult<()> {
         let rows = || schedules.iter().flat_map(|schedule| &schedule.conversations);
         let mut stands = shared.stands(rows().map(|row| row.id).collect()).await?;
+        self.strangers = strangers(rows(), &stands, entries);
         let spots = spots(entries);
         let mut last = BTreeMap::<ConversationId, &Conversation>::new();
         for schedule in schedules {
@@ -446,7 +473,10 @@ pub(super) fn done(shared: &Shared, entries: &[&Entry], schedules: &[&Schedule],
     }
     let mut talks = shared.talks.lock();
     for (id, stand) in after.stands {
-        talks.put(id, stand);
+        // What a round of an earlier takeover wrote is not what stands where the row was sealed since.
+        if talks.get(&id).is_none_or(|there| there.version <= stand.version) {
+            talks.put(id, stand);
+        }
     }
     drop(talks);
     shared.rounds.note(entries);

@@ -96,7 +96,7 @@ pub async fn what_was_said_is_found_everywhere_and_survives_stop_and_crash(bed: 
 pub async fn every_owner_is_told_how_far_the_lane_was_applied(bed: &mut dyn Installation) {
     let mut desk = Desk::new(22);
     let pair = desk.pair("sara", 1);
-    desk.epoch = bed.history().take_over(&[desk.partition]).await.unwrap()[0];
+    desk.epoch = own(&*bed.history(), &[desk.partition]).await[0];
     desk.say(&pair, Side::Business, "hello").unwrap();
     desk.ask(&pair, mobile(1), Command::Archive(true)).unwrap();
     let (entries, mut schedule) = desk.take();
@@ -110,7 +110,7 @@ pub async fn every_owner_is_told_how_far_the_lane_was_applied(bed: &mut dyn Inst
             2 => bed.restart().await,
             _ => {}
         }
-        bed.history().take_over(&[desk.partition]).await.unwrap();
+        own(&*bed.history(), &[desk.partition]).await;
         let told = bed.history().owned(&asked).await.unwrap().remove(0).unwrap();
         assert_eq!((told.last_seq, told.applied), (1, applied), "round {round}");
     }
@@ -156,7 +156,7 @@ pub async fn the_same_batches_again_change_nothing(bed: &mut dyn Installation) {
 pub async fn what_a_late_owner_wrote_is_not_in_the_conversation(bed: &mut dyn Installation) {
     let history = bed.history();
     let mut desk = Desk::new(18);
-    desk.epoch = history.take_over(&[Partition(18)]).await.unwrap()[0];
+    desk.epoch = own(&*history, &[Partition(18)]).await[0];
     let pair = desk.pair("sara", 1);
     desk.say(&pair, Side::Business, "one").unwrap();
     desk.record(&*history).await;
@@ -169,7 +169,7 @@ pub async fn what_a_late_owner_wrote_is_not_in_the_conversation(bed: &mut dyn In
         late.push(desk.take());
     }
     desk.rows.insert(pair.id(), standing.clone());
-    desk.epoch = history.take_over(&[Partition(18)]).await.unwrap()[0];
+    desk.epoch = own(&*history, &[Partition(18)]).await[0];
     assert!(desk.epoch > old);
     let row = desk.rows.get_mut(&pair.id()).unwrap();
     row.version = row.version.next(desk.epoch);
@@ -326,7 +326,7 @@ pub async fn turns_go_with_their_messages_and_are_no_longer_unread(bed: &mut dyn
     let mut desk = Desk::new(19);
     let history = bed.history();
     super::retention::sweep(&*history, desk.partition, Timestamp(i64::MAX), 1_000).await;
-    let epochs = history.take_over(&[desk.partition]).await.unwrap();
+    let epochs = own(&*history, &[desk.partition]).await;
     desk.epoch = epochs[0].max(Epoch(1));
     let (pair, old) = (desk.pair("sara", 1), desk.pair("omar", 1));
     let mut said = Vec::new();

@@ -33,7 +33,7 @@ impl Owner {
     /// Takes the partition over, then reads the ends.
     async fn take(history: Arc<dyn History>, inboxes: &[&Inbox]) -> Self {
         let partition = inboxes[0].partition;
-        let epoch = history.take_over(&[partition]).await.unwrap()[0];
+        let epoch = own(&*history, &[partition]).await[0];
         let inboxes: Vec<Inbox> = inboxes.iter().copied().cloned().collect();
         let tails = history.tails(&inboxes).await.unwrap();
         Self { history, partition, epoch, tails: inboxes.into_iter().zip(tails).collect() }
@@ -294,6 +294,27 @@ pub async fn a_takeover_in_the_middle_of_writing_loses_nothing(bed: &mut dyn Ins
         assert_eq!((chain[before + kept - 1].position, &chain[before + kept..]), (end, &added[..]));
         unknown(&*history, &written[kept..]).await;
     }
+}
+
+/// A takeover came late, and the log does not say that the partition is whose it was: whatever that one asks, what the rightful
+/// owner is told to stand does so.
+pub async fn a_takeover_that_the_log_does_not_confirm_shuts_nobody_out(bed: &mut dyn Installation) {
+    let inbox = inbox_in(20, 2);
+    let mut owner = Owner::take(bed.another().await, &[&inbox]).await;
+    let mut written = owner.write(&inbox, 2).await;
+    let other = bed.another().await;
+    other.take_over(&[inbox.partition]).await.unwrap();
+    other.tails(std::slice::from_ref(&inbox)).await.unwrap();
+    other.known(&ids(&written)).await.unwrap();
+    let more = owner.next(&inbox, 2);
+    let stands = late(&*owner.history, &more, &Schedule::default()).await;
+    let mut next = Owner::take(other, &[&inbox]).await;
+    // Refused it may still stand, where that was noticed in the middle of it.
+    if stands || next.tails[&inbox].position.n == 4 {
+        written.extend(more);
+    }
+    written.extend(next.write(&inbox, 1).await);
+    holds(&*bed.history(), &inbox, &written).await;
 }
 
 /// A batch is of many partitions: none of the overtaken one's stands, and the others' are recorded with a second call.

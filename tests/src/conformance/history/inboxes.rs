@@ -11,13 +11,13 @@ use super::{Installation, kit::*};
 /// Taking over raises the epoch of each partition, durably.
 pub async fn a_takeover_raises_the_epoch_and_it_stays_raised(bed: &mut dyn Installation) {
     let history = bed.history();
-    let before = history.take_over(&[Partition(1), Partition(2)]).await.unwrap();
+    let before = own(&*history, &[Partition(1), Partition(2)]).await;
     assert!(before.iter().all(|epoch| *epoch > Epoch(0)), "epoch 0 stands before every entry");
-    let again = history.take_over(&[Partition(2)]).await.unwrap();
+    let again = own(&*history, &[Partition(2)]).await;
     assert!(again[0] > before[1]);
     drop(history);
     bed.crash().await;
-    let after = bed.history().take_over(&[Partition(2), Partition(1)]).await.unwrap();
+    let after = own(&*bed.history(), &[Partition(2), Partition(1)]).await;
     assert!(after[0] > again[0] && after[1] > before[0]);
 }
 

@@ -18,6 +18,13 @@ use schemas::{
 };
 use uuid::Uuid;
 
+/// Takes partitions over, as who the log says is their owner.
+pub async fn own(history: &dyn History, partitions: &[Partition]) -> Vec<Epoch> {
+    let epochs = history.take_over(partitions).await.expect("taken over");
+    history.owns(&partitions.iter().copied().zip(epochs.iter().copied()).collect::<Vec<_>>());
+    epochs
+}
+
 /// Noon of some day: wall time in the cases is counted from here.
 pub const NOON: Timestamp = Timestamp(1_800_000_000_000);
 

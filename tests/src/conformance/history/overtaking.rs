@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
 use schemas::{
-    Conversation, ConversationId, Inbox, Message, MessageId, UserId,
+    Conversation, ConversationId, Inbox, Kind, Message, MessageId, UserId,
     conversation::{Command, Pair, Side, Version},
     port::{Entry, History, Order, PortError, Schedule},
 };
@@ -176,7 +176,7 @@ pub async fn what_stands_in_part_is_completed(bed: &mut dyn Installation) {
         old.say(pair, Side::Business, "hello").unwrap();
         let mut written = old.record(&*before).await.0;
         // The new owner meets one of the two with something else.
-        after.take_over(&[old.partition]).await.unwrap();
+        own(&*after, &[old.partition]).await;
         let user = if told == Side::Mobile { pair.mobile() } else { pair.business() };
         after.tails(&[Inbox { user, partition: old.partition }]).await.unwrap();
         let id = old.say(pair, Side::Business, "are you there?").unwrap();
@@ -213,6 +213,69 @@ pub async fn what_stands_in_part_is_completed(bed: &mut dyn Installation) {
             assert_eq!(texts, [(Some(1), "hello".into()), (Some(2), "are you there?".into())], "in {inbox:?}");
         }
     }
+}
+
+/// A conversation is handed over late, by an owner whose successor was told of it and has heard nothing of who is to answer: in
+/// that one's inbox is nothing of it, and then what the successor writes there.
+pub async fn what_is_handed_over_late_is_not_in_the_new_inbox(bed: &mut dyn Installation) {
+    let mut first = Desk::new(PARTITIONS[0]);
+    let (pairs, users) = (pairs(&first), users(&first));
+    let pair = &pairs[0];
+    let (before, after, third) = (bed.another().await, bed.another().await, bed.another().await);
+    let mut old = first.successor(&*before, &pairs, &users).await;
+    for pair in &pairs {
+        old.say(pair, Side::Business, "hello").unwrap();
+    }
+    let mut written = old.record(&*before).await.0;
+    let hand_over = || Command::Assign { to: schemas::Name::parse("nadia").unwrap() };
+    let nadia = first.pair("nadia", 1).business();
+    let known: Vec<_> = users.iter().filter(|user| **user != nadia).cloned().collect();
+    let mut new = old.successor(&*after, &pairs, &known).await;
+    let mut dead = Vec::new();
+    for batch in 0..2 {
+        if batch == 0 {
+            old.ask(pair, super::talking::business("sara"), hand_over()).unwrap();
+        }
+        dead.push(old.say(pair, Side::Mobile, "hello nadia").unwrap());
+        late(&*before, &old.take()).await;
+        looks(&*bed.history(), &new).await;
+    }
+    let mut last = new.successor(&*third, &pairs, &users).await;
+    holds(&*bed.history(), &last, &written, &dead).await;
+    last.ask(pair, super::talking::business("sara"), hand_over()).unwrap();
+    last.say(pair, Side::Mobile, "hello nadia").unwrap();
+    written.extend(last.record(&*third).await.0);
+    holds(&*bed.history(), &last, &written, &dead).await;
+}
+
+/// An owner is told what stands of a hand-over in the inbox of somebody who answered for a while, whom no row names any more: from
+/// then on a late owner adds nothing there.
+pub async fn what_an_owner_was_told_of_an_inbox_without_its_row_stays(bed: &mut dyn Installation) {
+    let mut first = Desk::new(PARTITIONS[1]);
+    let (pairs, users) = (pairs(&first), users(&first));
+    let (before, after) = (bed.another().await, bed.another().await);
+    let mut old = first.successor(&*before, &pairs, &users).await;
+    for pair in &pairs {
+        old.say(pair, Side::Business, "hello").unwrap();
+    }
+    let mut by = "sara";
+    for to in ["omar", "nadia"] {
+        let command = Command::Assign { to: schemas::Name::parse(to).unwrap() };
+        old.ask(&pairs[0], super::talking::business(by), command).unwrap();
+        by = to;
+    }
+    let (written, _) = old.record(&*before).await;
+    let omar = Inbox { user: first.pair("omar", 1).business(), partition: old.partition };
+    let handed = written.iter().find(|entry| entry.inbox == omar && entry.message.kind == Kind::Note(pairs[0].id()));
+    let handed = handed.expect("a copy").message.id;
+    let known: Vec<_> = users.iter().filter(|user| **user != omar.user).cloned().collect();
+    old.successor(&*after, &pairs[..1], &known).await;
+    let counted = after.counted(&[(pairs[0].id(), handed)]).await.unwrap().remove(0);
+    assert_eq!(counted.map(|counted| counted.missing).unwrap_or_default(), []);
+    old.say(&pairs[1], Side::Mobile, "are you there?").unwrap();
+    late(&*before, &old.take()).await;
+    let there: Vec<_> = written.into_iter().filter(|entry| entry.inbox == omar).collect();
+    assert_eq!(whole(&*bed.history(), &omar).await, there);
 }
 
 /// Two late owners: one that writes while nobody else does yet, and one that had read before that and writes last. What the
@@ -272,7 +335,7 @@ pub async fn a_note_that_only_the_row_tells_of_is_completed(bed: &mut dyn Instal
     old.say(pair, Side::Business, "hello").unwrap();
     old.record(&*before).await;
     // The new owner meets the reader's inbox with something else, and not yet the conversation.
-    after.take_over(&[old.partition]).await.unwrap();
+    own(&*after, &[old.partition]).await;
     let inbox = Inbox { user: pair.mobile(), partition: old.partition };
     after.tails(std::slice::from_ref(&inbox)).await.unwrap();
     // Put away, and blocked, in one batch.

@@ -156,7 +156,7 @@ pub async fn a_look_that_was_given_up_hides_nothing(bed: &mut dyn Installation) 
     add(&*bed.history(), rows.clone()).await;
     for patience in 0..8 {
         let history = bed.another().await;
-        history.take_over(&[here]).await.unwrap();
+        own(&*history, &[here]).await;
         let look = history.due(here, Timestamp(i64::MAX), 100);
         // None at all for the first: it is polled once.
         let _ = tokio::time::timeout(std::time::Duration::from_micros(200 * patience), look).await;

@@ -66,7 +66,7 @@ impl Desk {
     /// Somebody else takes its partition over, with a handle to the same store: told what stands of these conversations, and
     /// the ends of these users' inboxes. It knows what was said, and keeps the model from now on.
     pub async fn successor(&mut self, history: &dyn History, pairs: &[Pair], users: &[UserId]) -> Self {
-        let epoch = history.take_over(&[self.partition]).await.expect("taken over")[0];
+        let epoch = own(history, &[self.partition]).await[0];
         let inboxes: Vec<_> =
             users.iter().map(|user| Inbox { user: user.clone(), partition: self.partition }).collect();
         let asked: Vec<_> = pairs.iter().map(|pair| (pair.id(), inboxes.clone())).collect();
@@ -152,7 +152,7 @@ impl Desk {
     pub async fn sleeper(&self, history: &dyn History) -> Self {
         Self {
             tenant: self.tenant.clone(),
-            epoch: history.take_over(&[self.partition]).await.expect("taken over")[0],
+            epoch: own(history, &[self.partition]).await[0],
             now: self.now,
             rows: self.rows.clone(),
             originals: self.originals.clone(),

@@ -198,11 +198,11 @@ async fn an_owner_that_was_held_still_does_not_take_for_written_what_nobody_is_s
     let owner = ScyllaHistory::open(&address, &StoreLimits::default(), clock.clone()).await.unwrap();
     let next = open(shared().await).await;
     let inbox = Inbox { partition: Partition(31), ..inbox(&tenant(), 1) };
-    let own = owner.take_over(&[inbox.partition]).await.unwrap()[0];
-    let place = |n| Position { epoch: own, n };
+    let epoch = own(&*owner, &[inbox.partition]).await[0];
+    let place = |n| Position { epoch, n };
     let first = entry(&inbox, place(1), Position::START, 1, message(&inbox));
     owner.record(std::slice::from_ref(&first), &Schedule::default()).await.unwrap();
-    next.take_over(&[inbox.partition]).await.unwrap();
+    own(&*next, &[inbox.partition]).await;
     next.tails(std::slice::from_ref(&inbox)).await.unwrap();
     clock.pass(7_000);
     let late = entry(&inbox, place(2), place(1), 2, message(&inbox));
