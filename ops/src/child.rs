@@ -4,6 +4,7 @@
 //! Where the children of a test or a drill live and what they are told is the caller's.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use ingest::auth::{NewToken, Permissions, Who, mint};
+use parking_lot::Mutex;
 use rand::Rng;
 use schemas::{Tenant, Timestamp};
 use serde_json::Value;
@@ -208,14 +210,15 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(QUOTED)..].join("\n")
 }
 
-/// Two ports that are free now and stay so while nobody asks for them by number.
+/// Two ports that are free now and stay so while nobody asks for them by number; none that was given before, as whoever got it may
+/// listen there only later.
 pub fn free_ports() -> std::io::Result<(u16, u16)> {
-    let probe = || {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock();
+    let mut probe = || {
         let mut tries = (0..TRIES).map(|_| rand::rng().random_range(PORTS));
-        let free = tries.find_map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).ok());
-        free.ok_or_else(|| std::io::Error::other("no port of this machine is free"))
+        let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok() && given.insert(*port);
+        tries.find(free).ok_or_else(|| std::io::Error::other("no port of this machine is free"))
     };
-    // Both are held until both are found, so that they differ.
-    let (one, two) = (probe()?, probe()?);
-    Ok((one.local_addr()?.port(), two.local_addr()?.port()))
+    Ok((probe()?, probe()?))
 }

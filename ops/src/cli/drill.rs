@@ -145,10 +145,11 @@ async fn many(args: ClusterArgs, json: bool) -> Result<(), Failure> {
     let report = cluster::run(&drill, Arc::new(SystemClock::new()), |told| {
         if !json {
             print::aside(format!(
-                "{}: longest silence {} ms, full rate after {}",
+                "{}: longest silence {} ms, full rate after {}, caught up after {}",
                 told.fault,
                 told.silence_ms,
-                ms(told.full_rate_ms)
+                ms(told.full_rate_ms),
+                ms(told.caught_up_ms)
             ));
         }
     });
@@ -156,10 +157,11 @@ async fn many(args: ClusterArgs, json: bool) -> Result<(), Failure> {
     if json {
         print::json(&report)?;
     } else {
-        let mut table = print::table(&["fault", "longest silence, ms", "full rate after", "after its end"]);
+        let mut table =
+            print::table(&["fault", "longest silence, ms", "full rate after", "after its end", "caught up after"]);
         for told in &report.faults {
-            let (full, after) = (ms(told.full_rate_ms), ms(told.after_end_ms));
-            table.add_row([told.fault.clone(), told.silence_ms.to_string(), full, after]);
+            let (full, after, caught_up) = (ms(told.full_rate_ms), ms(told.after_end_ms), ms(told.caught_up_ms));
+            table.add_row([told.fault.clone(), told.silence_ms.to_string(), full, after, caught_up]);
         }
         print::line(table.to_string())?;
         let (account, mib) = (&report.account, |bytes: u64| bytes / (1024 * 1024));

@@ -12,7 +12,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use ingest::auth::Who;
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
-use schemas::Clock;
+use schemas::{Clock, Millis};
 use serde::Serialize;
 
 pub use fault::{Class, Fault};
@@ -98,6 +98,9 @@ pub struct Told {
     pub full_rate_ms: Option<u64>,
     /// From its end, where the fault lasts.
     pub after_end_ms: Option<u64>,
+    /// From its beginning until no more than two seconds' load waited, ms: the next fault befalls a cluster that has caught up, so that
+    /// what it costs is its own. `None`: not in time.
+    pub caught_up_ms: Option<u64>,
 }
 
 /// What came of it.
@@ -169,12 +172,14 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
         let name = what.with_context(|| format!("fault {} ({fault:?}) could not be made", round + 1))?;
         let ended = clock.mono();
         let full = watch.until_full(report.full_rate, PATIENCE).await;
+        let caught_up = until_caught_up(&cluster, &*clock, 2.0 * report.full_rate).await;
         let told = Told {
             fault: name,
             class: *class,
             silence_ms: watch.silence_ms(),
             full_rate_ms: full.map(|at| at.since(began)),
             after_end_ms: full.map(|at| at.since(ended)),
+            caught_up_ms: caught_up.map(|at| at.since(began)),
         };
         progress(&told);
         report.faults.push(told);
@@ -243,6 +248,19 @@ fn resident(cluster: &Cluster) -> u64 {
 async fn waiting(cluster: &Cluster, clock: &dyn Clock) -> Result<u64> {
     let lanes = cluster.admin("/admin/v1/lanes", clock.wall()).await?;
     Ok(lanes["lanes"].as_array().into_iter().flatten().filter_map(|lane| lane["waiting"].as_u64()).sum())
+}
+
+/// Waits until no more than a few messages wait in the lanes; when that was.
+async fn until_caught_up(cluster: &Cluster, clock: &dyn Clock, few: f64) -> Option<Millis> {
+    let until = clock.mono().plus(PATIENCE.as_millis() as u64);
+    while clock.mono() < until {
+        // Who would tell may be starting.
+        if waiting(cluster, clock).await.is_ok_and(|waiting| waiting as f64 <= few) {
+            return Some(clock.mono());
+        }
+        tokio::time::sleep(ASKED_EVERY).await;
+    }
+    None
 }
 
 #[cfg(test)]

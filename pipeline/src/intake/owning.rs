@@ -415,29 +415,27 @@ impl Intake {
         self.lanes.iter_mut().for_each(|lane| lane.paused = false);
     }
 
-    /// Finishes what is in flight within the drain time, commits, and leaves the group. Says whether all of it was done.
+    /// Finishes what is in flight within the drain time, commits, and leaves the group, so that others go on at once; then ends what
+    /// is left here. Says whether all of it was done.
     pub(super) async fn leave(mut self) -> Result<bool, Gone> {
         let all: Vec<_> = self.owned.keys().copied().collect();
-        let in_time = self.drained(&all).await;
+        let drain = Duration::from_millis(self.flow().drain_ms);
+        // What the settler has not been told yet is not committed.
         self.orders = Orders::default();
+        let settler = self.settler.clone();
+        let settled = tokio::time::timeout(drain, settler.revoke(all.clone()));
+        let (in_time, _) = tokio::join!(self.drained(&all), settled);
+        drop(settler);
         self.commit().await;
         self.tell();
-        let drain = Duration::from_millis(self.flow().drain_ms);
+        // What did not end in time is the next owner's from here on.
+        all.iter().for_each(|partition| self.parts.ownership.gave_up(*partition));
         let Self { settler, consumer, mut lanes, .. } = self;
-        let mut consumer = consumer;
-        if let Some(settler) = Arc::into_inner(settler) {
-            // What it does not get to is not committed.
-            let _ = tokio::time::timeout(drain, settler.revoke(all)).await;
-            let done = settler.done();
-            if !done.is_empty()
-                && let Err(why) = consumer.commit(&done).await
-            {
-                tracing::warn!(%why, "the last offsets of outcomes could not be committed");
-            }
-            settler.stop().await;
-        }
         if let Err(why) = consumer.leave().await {
             tracing::warn!(%why, "the group could not be left; the partitions lapse by themselves");
+        }
+        if let Some(settler) = Arc::into_inner(settler) {
+            settler.stop().await;
         }
         // No more feeders: the flows end when they are empty.
         for lane in &mut lanes {

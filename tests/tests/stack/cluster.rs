@@ -32,11 +32,12 @@ async fn drill(servers: (usize, usize), faults: Vec<Class>) -> ClusterReport {
     let report = cluster::run(&drill, Arc::new(SystemClock::new()), |told| {
         let ms = |ms: Option<u64>| ms.map_or_else(|| "not in time".to_owned(), |ms| format!("{ms} ms"));
         println!(
-            "{}: longest silence {} ms, full rate after {} ({} after its end)",
+            "{}: longest silence {} ms, full rate after {} ({} after its end), caught up after {}",
             told.fault,
             told.silence_ms,
             ms(told.full_rate_ms),
-            ms(told.after_end_ms)
+            ms(told.after_end_ms),
+            ms(told.caught_up_ms)
         );
     });
     let report = report.await.unwrap_or_else(|why| panic!("the drill could not be done: {why:#}"));
