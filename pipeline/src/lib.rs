@@ -44,9 +44,9 @@ mod unlocated;
 mod wake;
 mod watch;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc};
 
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use schemas::{
     Clock, Limits,
     port::{Dispatch, History, Log, Presence},
@@ -209,9 +209,10 @@ impl Instance {
         let settler = Settler::start(settler, runtime);
         let failed = failed.clone();
         let intake = runtime.spawn(async move {
-            match Intake::run(intake, lanes, settler, due).await {
-                Ok(drained) => drained,
-                Err(Gone) => {
+            // One that panics must not look like one that has nothing to do.
+            match AssertUnwindSafe(Intake::run(intake, lanes, settler, due)).catch_unwind().await {
+                Ok(Ok(drained)) => drained,
+                Ok(Err(Gone)) | Err(_) => {
                     failed.send_if_modified(|told| {
                         let first = told.is_none();
                         told.get_or_insert_with(|| format!("dataflow instance {number} has ended"));

@@ -123,14 +123,7 @@ fn plan(rows: Vec<(Due, Option<Placed>)>, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     for (row, placed) in rows {
         match (&row.kind, &placed) {
-            // It was taken back while it waited, or is long with whom it is for. What an owner ended as it recorded it may not
-            // stand, and nobody may have been told: the flow looks.
-            (DueKind::Send(_), Some(Placed { state, .. }))
-                if state.is_done(state.round())
-                    && (state.reason() == Some(Reason::Cancelled) || !state.is_withdrawn()) =>
-            {
-                plan.done.push(row);
-            }
+            (DueKind::Send(_), Some(placed)) if is_over(placed) => plan.done.push(row),
             (DueKind::Send(_), _) => plan.feed.push(row),
             (DueKind::Expire { .. }, placed) => {
                 plan.facts.extend(placed.as_ref().and_then(|placed| expired(placed, now)));
@@ -139,6 +132,14 @@ fn plan(rows: Vec<(Due, Option<Placed>)>, now: Timestamp) -> Plan {
         }
     }
     plan
+}
+
+/// Whether nothing is left to do for a scheduled message: it was taken back while it waited, or stands and has come to its end. What
+/// an owner ended as it recorded it, or delivered, may not stand, and nobody may have been told: the flow looks.
+fn is_over(placed: &Placed) -> bool {
+    let state = &placed.state;
+    let stands = placed.position.is_some() && !state.is_withdrawn();
+    state.is_done(state.round()) && (state.reason() == Some(Reason::Cancelled) || stands)
 }
 
 /// The fact that ends a message which its recipient never got; none if that is settled.

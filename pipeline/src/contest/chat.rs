@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use schemas::{
-    ChatCommand, Kind, Message, MessageId, Name, Phone, Priority, Sender, Tenant, Timestamp, UserId,
+    ChatCommand, Inbox, Kind, Message, MessageId, Name, Phone, Priority, Sender, Tenant, Timestamp, UserId,
     conversation::{Command, Pair, Side, UpTo},
     port::Append,
     record,
@@ -164,11 +164,14 @@ impl Talking {
             let archived = [row.business.archived, row.mobile.archived];
             prop_assert_eq!(archived, log.archived, "put away by {}", pair.mobile());
             prop_assert_eq!(Some(&row.assigned_to), log.assigned.as_ref().or(Some(&pair.business)));
-            for (inbox, chain) in &chains {
+            let partition = pair.partition(PARTITIONS);
+            let named = log.inboxes.keys().map(|user| Inbox { user: user.clone(), partition });
+            for inbox in chains.keys().cloned().chain(named).collect::<BTreeSet<_>>() {
+                let chain = chains.get(&inbox).map(Vec::as_slice).unwrap_or_default();
                 let here = chain.iter().filter(|entry| entry.message.kind.conversation() == Some(pair.id()));
                 let (turns, notes) = apart(here.map(|entry| (entry.seq, entry.message.id)));
                 let there = log.inboxes.get(&inbox.user).into_iter().flatten().copied();
-                let (expected, own) = apart(there.filter(|_| inbox.partition == pair.partition(PARTITIONS)));
+                let (expected, own) = apart(there.filter(|_| inbox.partition == partition));
                 prop_assert_eq!(turns, expected, "in {:?}", inbox);
                 prop_assert_eq!(notes, own, "notes in {:?}", inbox);
             }

@@ -227,7 +227,7 @@ impl Store {
     }
 
     fn halves(&self, schedule: &Schedule) -> bool {
-        let plain = schedule.conversations.is_empty() && schedule.add.is_empty();
+        let plain = schedule.conversations.is_empty() && schedule.add.is_empty() && schedule.completed.is_empty();
         !self.strict && !plain
     }
 
@@ -242,7 +242,7 @@ impl Store {
             if strangers {
                 self.ice.thawed().await;
                 let kept = self.kept.lock();
-                let mut of = schedule.conversations.iter().map(|row| (row.partition, row.version.epoch()));
+                let mut of = schedule.epochs.iter().copied();
                 if of.any(|(p, epoch)| kept.epochs.get(&p).is_some_and(|last| epoch < *last)) {
                     return Err(PortError::Fenced("overtaken before the entries".into()));
                 }

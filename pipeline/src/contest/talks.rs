@@ -127,8 +127,9 @@ fn spots(entries: &[Entry], of: MessageId) -> Vec<Spot> {
 
 /// Whether a batch writes to inboxes that the row which stands does not name: a newer owner that has sealed that row may not have
 /// sealed those. Where the row may be the batch's own, from an attempt that failed, nothing is known of the one before.
+/// So where it has what was missing of another owner's turns: a newer owner may have read where that was to stand before.
 pub(super) fn strangers(kept: &Kept, entries: &[Entry], schedule: &Schedule) -> bool {
-    schedule.conversations.iter().any(|row| {
+    let open = schedule.conversations.iter().any(|row| {
         let users = match kept.threads.get(&row.id).and_then(|thread| thread.row.as_ref()) {
             Some(before) if before.version < row.version => Side::BOTH.map(|side| before.user(side)),
             Some(_) => return true,
@@ -136,7 +137,8 @@ pub(super) fn strangers(kept: &Kept, entries: &[Entry], schedule: &Schedule) -> 
         };
         let mut there = entries.iter().filter(|entry| entry.message.kind.conversation() == Some(row.id));
         there.any(|entry| !users.contains(&entry.inbox.user))
-    })
+    });
+    open || !schedule.completed.is_empty()
 }
 
 /// Writes the conversations of a batch. An older row than stands is passed over, with its turns.
@@ -240,32 +242,32 @@ impl Conversations for Store {
 
     async fn counted(&self, asked: &[(ConversationId, MessageId)]) -> PortResult<Vec<Option<Counted>>> {
         self.ice.thawed().await;
-        // Where entries are said to be missing none comes any more.
-        let open: BTreeSet<_> = {
+        // What the threads say; where entries are then said to be missing none comes any more.
+        let told: Vec<_> = {
             let kept = self.kept.lock();
-            let threads = asked.iter().filter_map(|(of, id)| Some((kept.threads.get(of)?, id)));
-            let spots = threads.filter_map(|(thread, id)| Some(&thread.find(*id)?.1)).flatten();
-            spots.map(|(inbox, _)| inbox.clone()).collect()
-        };
-        self.tails(&open.into_iter().collect::<Vec<_>>()).await?;
-        let kept = self.kept.lock();
-        let one = |(of, id): &(ConversationId, MessageId)| {
-            let thread = kept.threads.get(of)?;
-            let Some((turn, spots)) = thread.find(*id) else {
-                let (_, (inbox, at)) = thread.notes.iter().find(|note| note.0 == *id)?;
-                let stands = kept.chain(inbox).iter().any(|entry| entry.message.id == *id);
-                let missing = if stands { Vec::new() } else { vec![inbox.clone()] };
-                return Some(Counted { turn: None, epoch: at.epoch, missing });
+            let one = |(of, id): &(ConversationId, MessageId)| {
+                let thread = kept.threads.get(of)?;
+                let noted = || thread.notes.iter().find(|note| note.0 == *id).map(|note| (None, vec![note.1.clone()]));
+                thread.find(*id).map(|(turn, spots)| (Some(turn.clone()), spots.clone())).or_else(noted)
             };
+            asked.iter().map(|asked| if self.strict { None } else { one(asked) }).collect()
+        };
+        let inboxes: BTreeSet<_> =
+            told.iter().flatten().flat_map(|(_, spots)| spots).map(|spot| spot.0.clone()).collect();
+        self.tails(&inboxes.into_iter().collect::<Vec<_>>()).await?;
+        let kept = self.kept.lock();
+        let one = |id: MessageId, (turn, spots): (Option<Turn>, Vec<Spot>)| {
             let lacks = |(inbox, at): &&Spot| {
-                let own = inbox.user == turn.message.to;
-                let here = |entry: &&Entry| entry.message.id == *id && (own || entry.position == *at);
+                let own = turn.as_ref().is_none_or(|turn| inbox.user == turn.message.to);
+                let here = |entry: &&Entry| entry.message.id == id && (own || entry.position == *at);
                 !kept.chain(inbox).iter().any(here)
             };
             let missing = spots.iter().filter(lacks).map(|(inbox, _)| inbox.clone()).collect();
-            Some(Counted { epoch: turn.version.epoch(), turn: Some(turn.clone()), missing })
+            let written = spots.first().map(|(_, at)| at.epoch).unwrap_or_default();
+            let epoch = turn.as_ref().map_or(written, |turn| turn.version.epoch());
+            Counted { turn, epoch, missing }
         };
-        Ok(asked.iter().map(|asked| if self.strict { None } else { one(asked) }).collect())
+        Ok(asked.iter().zip(told).map(|((_, id), told)| Some(one(*id, told?))).collect())
     }
 
     async fn by_user(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use schemas::{
-    Conversation, ConversationId, Epoch, Inbox, MessageId, Partition, Position, State, Timestamp, UserId,
+    Conversation, ConversationId, Epoch, Inbox, MessageId, Partition, Position, Reason, State, Timestamp, UserId,
     port::{Due, DueKind, Entry, PortError, PortResult, Schedule},
 };
 use scylla::value::CqlValue::{self, BigInt, Blob, Int, Text, Uuid};
@@ -61,7 +61,7 @@ pub(super) struct After {
     kept: i64,
     due: i64,
     states: Vec<(MessageId, State)>,
-    stands: Vec<(ConversationId, Stand)>,
+    stands: Vec<(ConversationId, Partition, Stand)>,
 }
 
 /// The week of a time.
@@ -304,7 +304,7 @@ impl Plan {
         for (id, row) in last {
             let Some(stand) = stands.remove(&id) else { continue };
             self.talks.push(notes::row(row, &stand.path, &notes::of(entries, id), row.version));
-            self.after.stands.push((id, stand));
+            self.after.stands.push((id, row.partition, stand));
         }
         Ok(())
     }
@@ -313,7 +313,9 @@ impl Plan {
     /// for them here. Where the older owner meant them to be none will ever stand: the inbox was sealed.
     fn completed(&mut self, shared: &Shared, entries: &[&Entry], schedules: &[&Schedule]) {
         let spots = spots(entries);
-        for (_, turn) in schedules.iter().flat_map(|schedule| &schedule.completed) {
+        for (partition, turn) in schedules.iter().flat_map(|schedule| &schedule.completed) {
+            // A newer owner may have read where the entries were to stand before, and seal their inboxes after these are written.
+            self.strangers.insert(*partition);
             let Some(here) = spots.get(&turn.message.id) else { continue };
             let own = here.iter().map(|(_, at)| at.epoch).max().unwrap_or_default();
             self.turns.push(vec![conversations::turn_row(turn, here, shared.ttl, turn.version.under(own))]);
@@ -325,8 +327,8 @@ impl Plan {
             DueKind::Expire { inbox, position, .. } => blob(&(inbox, position)),
             DueKind::Send(message) => {
                 let place = place.filter(|place| place.head.is_some());
-                if place.is_some_and(|place| place.state.status().is_settled()) {
-                    // Cancelled meanwhile.
+                if place.is_some_and(|place| place.state.reason() == Some(Reason::Cancelled)) {
+                    // Meanwhile.
                     return;
                 }
                 // Otherwise this is a repetition.
@@ -450,12 +452,13 @@ pub(super) fn due_gone(name: String, at: Timestamp, id: MessageId, kind: i32, st
     Write::new(Pick::DueGone, vec![BigInt(stamp), Text(name), BigInt(due::bucket(at)), BigInt(at.0), id, Int(kind)])
 }
 
-/// Remembers what stands now.
+/// Remembers what stands now. What a round of an earlier takeover wrote may be hidden, or another owner may have written since.
 pub(super) fn done(shared: &Shared, entries: &[&Entry], schedules: &[&Schedule], after: After) {
     {
         let mut known = shared.known.lock();
         let mut states: HashMap<MessageId, State> = after.states.into_iter().collect();
-        for entry in entries.iter().filter(|entry| is_own(entry)) {
+        let ours = |entry: &&&Entry| shared.fence(entry.inbox.partition, entry.position.epoch).is_ok();
+        for entry in entries.iter().filter(|entry| is_own(entry)).filter(ours) {
             let place = Some((entry.inbox.clone(), entry.position, is_notice(&entry.message)));
             match (known.get(&entry.message.id), states.remove(&entry.message.id)) {
                 (_, Some(state)) => known.put(entry.message.id, Known { state, place }),
@@ -472,9 +475,8 @@ pub(super) fn done(shared: &Shared, entries: &[&Entry], schedules: &[&Schedule],
         shared.marked(name, bucket);
     }
     let mut talks = shared.talks.lock();
-    for (id, stand) in after.stands {
-        // What a round of an earlier takeover wrote is not what stands where the row was sealed since.
-        if talks.get(&id).is_none_or(|there| there.version <= stand.version) {
+    for (id, partition, stand) in after.stands {
+        if shared.fence(partition, stand.version.epoch()).is_ok() {
             talks.put(id, stand);
         }
     }
