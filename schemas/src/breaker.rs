@@ -32,7 +32,8 @@ impl From<&SinkLimits> for Rule {
 }
 
 /// Leave to make one call. It belongs to the state it was given in: an answer that comes after the breaker has moved on
-/// tells of a world that is gone, and changes nothing.
+/// tells of a world that is gone, and changes nothing. Only a probe that was answered well, however late, tells that calls are
+/// answered again: who is slow, and is asked anew meanwhile, would else never be let go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pass(u64);
 
@@ -64,6 +65,8 @@ pub struct Breaker {
     state: State,
     /// Grows with every change of state; what a [`Pass`] remembers.
     generation: u64,
+    /// That of the last change from closed to open: passes given since are of probes.
+    opened: u64,
     in_a_row: u32,
     window: Millis,
     calls: u32,
@@ -73,7 +76,7 @@ pub struct Breaker {
 impl Breaker {
     /// A closed one.
     pub fn new(now: Millis) -> Self {
-        Self { state: State::Closed, generation: 0, in_a_row: 0, window: now, calls: 0, failed: 0 }
+        Self { state: State::Closed, generation: 0, opened: 0, in_a_row: 0, window: now, calls: 0, failed: 0 }
     }
 
     /// Asks for leave to call. Whoever gets it reports with [`Breaker::record`]; a probe that never reports is replaced
@@ -91,14 +94,16 @@ impl Breaker {
 
     /// Reports how an admitted call went.
     pub fn record(&mut self, rule: &Rule, now: Millis, pass: Pass, ok: bool) -> Change {
+        if ok && self.is_open() && pass.0 > self.opened {
+            *self = Self { generation: self.generation + 1, ..Self::new(now) };
+            return Change::Closed;
+        }
         if pass != Pass(self.generation) {
             return Change::None;
         }
         match (self.state, ok) {
-            (State::Probing { .. }, true) => {
-                *self = Self { generation: self.generation + 1, ..Self::new(now) };
-                Change::Closed
-            }
+            // Closed by it above.
+            (State::Probing { .. }, true) => Change::None,
             (State::Probing { .. }, false) => {
                 self.become_state(State::Open { since: now });
                 Change::None
@@ -138,6 +143,7 @@ impl Breaker {
         let share = u64::from(self.failed) * 100 >= u64::from(self.calls) * u64::from(rule.percent);
         if self.in_a_row >= rule.failures || (self.calls >= rule.calls && share) {
             self.become_state(State::Open { since: now });
+            self.opened = self.generation;
             return Change::Opened;
         }
         Change::None
@@ -230,6 +236,23 @@ mod tests {
         // The first probe's answer comes at last: it is the second that counts.
         assert_eq!(breaker.record(&RULE, Millis(70_001), lost, false), Change::None);
         assert_eq!(breaker.record(&RULE, Millis(70_002), second, true), Change::Closed);
+    }
+
+    #[test]
+    fn a_probe_that_is_answered_well_closes_it_however_late() {
+        let mut breaker = Breaker::new(Millis(0));
+        let before = breaker.admit(&RULE, Millis(0)).unwrap();
+        for t in 0..5 {
+            let pass = breaker.admit(&RULE, Millis(t)).unwrap();
+            breaker.record(&RULE, Millis(t), pass, false);
+        }
+        // Whoever answers takes longer than a probe is waited for.
+        let slow = breaker.admit(&RULE, Millis(30_004)).unwrap();
+        let next = breaker.admit(&RULE, Millis(60_004)).unwrap();
+        assert_eq!(breaker.record(&RULE, Millis(61_000), before, true), Change::None, "that was before it opened");
+        assert_eq!(breaker.record(&RULE, Millis(61_001), slow, true), Change::Closed);
+        assert_eq!(breaker.record(&RULE, Millis(61_002), next, false), Change::None, "of a world that is gone");
+        assert!(!breaker.is_open());
     }
 
     proptest! {

@@ -420,6 +420,8 @@ impl Intake {
     pub(super) async fn leave(mut self) -> Result<bool, Gone> {
         let all: Vec<_> = self.owned.keys().copied().collect();
         let drain = Duration::from_millis(self.flow().drain_ms);
+        // Takeovers that are under way come to nothing, and nobody waits behind their calls.
+        self.owning.takeovers.clear();
         // What the settler has not been told yet is not committed.
         self.orders = Orders::default();
         let settler = self.settler.clone();
