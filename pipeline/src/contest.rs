@@ -352,10 +352,10 @@ async fn play(strict: bool, faults: usize, happenings: Vec<Happening>) -> Result
         let failed = pipeline.failed().borrow().clone();
         prop_assert!(failed.is_none(), "{:?}", failed);
     }
-    if settled {
-        world.check()?;
-    }
+    let wrong = world.group.violations();
+    prop_assert!(wrong.is_empty(), "{:?}", wrong);
     prop_assert!(settled, "not done within 20 s: {left}; not expired: {open:?}; due rows: {:?}", world.store.due());
+    world.check()?;
     for pipeline in world.pipelines.drain(..) {
         prop_assert!(pipeline.failed().borrow().is_none());
         drop(pipeline);

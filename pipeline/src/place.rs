@@ -109,6 +109,7 @@ impl Placing<'_> {
         if let Some(state) = state.filter(|state| state.is_withdrawn()) {
             fresh.end = state.reason();
         }
+        let is_done = state.is_some_and(|state| state.is_done(state.round()));
         let known = placed.and_then(|placed| placed.position).filter(|at| self.tails.reaches(&inbox, epoch, *at));
         let message = &fresh.message;
         // The row stays until what follows from it is durable: a crash in between finds it again, and its message recorded.
@@ -161,7 +162,7 @@ impl Placing<'_> {
         // An owner that died while it scheduled it may have left the row alone.
         let done = done.or_else(|| sending(message, &inbox).map(Box::new).map(Step::Done));
         let given = self.tails.give(&inbox, epoch, matches!(message.kind, Kind::OneWay), self.write);
-        self.entry(fresh, inbox, given, plan);
+        self.entry(fresh, inbox, given, is_done, plan);
         plan.steps.extend(done);
     }
 
@@ -172,7 +173,8 @@ impl Placing<'_> {
         Some(Due { partition: inbox.partition, at, id: message.id, kind })
     }
 
-    fn entry(&self, fresh: Fresh, inbox: Inbox, given: Given, plan: &mut Plan) {
+    /// A new entry. `is_done`: somebody has the message from one that does not stand, and is not offered it again.
+    fn entry(&self, fresh: Fresh, inbox: Inbox, given: Given, is_done: bool, plan: &mut Plan) {
         let Given { position, prev, one_way } = given;
         let message = fresh.message.clone();
         if fresh.end.is_none() {
@@ -185,10 +187,10 @@ impl Placing<'_> {
         let end = fresh.end;
         let entry = Entry { inbox: of, position, prev, one_way, recorded_at, seq: None, message, end: end.map(failed) };
         plan.entries.push(entry);
-        let hint = Box::new(hint(fresh, inbox, position, prev));
         plan.steps.push(match end {
-            Some(reason) => Step::Fail(hint, reason),
-            None => Step::Offer(hint),
+            Some(reason) => Step::Fail(Box::new(hint(fresh, inbox, position, prev)), reason),
+            None if is_done => Step::Again(Box::new(again(self.lane, &fresh, inbox, position, self.now))),
+            None => Step::Offer(Box::new(hint(fresh, inbox, position, prev))),
         });
     }
 }

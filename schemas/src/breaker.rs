@@ -263,23 +263,30 @@ mod tests {
             steps in proptest::collection::vec((0u64..8_000, any::<bool>(), 0usize..4), 1..300),
         ) {
             let (mut breaker, mut now) = (Breaker::new(Millis(0)), Millis(0));
-            let (mut out, mut refuses_until) = (Vec::<(Pass, bool)>::new(), None::<Millis>);
+            // Each with the opening that it is a probe of.
+            let (mut out, mut refuses_until) = (Vec::<(Pass, bool, Option<u32>)>::new(), None::<Millis>);
+            let mut openings = 0;
             for (later, ok, answer) in steps {
                 now = now.plus(later);
                 match breaker.admit(&RULE, now) {
                     Some(pass) => {
                         prop_assert!(refuses_until.is_none_or(|until| now >= until));
                         if let Some(until) = &mut refuses_until { *until = now.plus(RULE.open_ms); }
-                        out.push((pass, ok));
+                        out.push((pass, ok, refuses_until.map(|_| openings)));
                     }
                     None => prop_assert!(refuses_until.is_some_and(|until| now < until)),
                 }
                 for _ in 0..answer.min(out.len()) {
-                    let (pass, ok) = out.remove(answer % out.len());
+                    let (pass, ok, probe) = out.remove(answer % out.len());
                     let probing = refuses_until.is_some();
+                    let closes = ok && probing && probe == Some(openings);
                     match breaker.record(&RULE, now, pass, ok) {
-                        Change::Opened => { prop_assert!(!ok && !probing); refuses_until = Some(now.plus(RULE.open_ms)); }
-                        Change::Closed => { prop_assert!(ok && probing); refuses_until = None; }
+                        Change::Opened => {
+                            prop_assert!(!ok && !probing);
+                            (refuses_until, openings) = (Some(now.plus(RULE.open_ms)), openings + 1);
+                        }
+                        Change::Closed => { prop_assert!(closes); refuses_until = None; }
+                        Change::None if closes => prop_assert!(false, "a good probe closes it"),
                         // A bad probe starts the time anew: from its answer.
                         Change::None if probing && breaker.wait_ms(&RULE, now) == RULE.open_ms => refuses_until = Some(now.plus(RULE.open_ms)),
                         Change::None => {}

@@ -183,6 +183,12 @@ fn what_becomes_of_a_message() {
             &["entry", "dropped", "then row done"],
         ),
         (
+            "due, delivered from an entry that does not stand",
+            one(|_, f| f.due = due_row()),
+            due_found(None, Some(What::Delivered)),
+            &["entry", "again", "then row done"],
+        ),
+        (
             "due, delivered",
             one(|_, f| f.due = due_row()),
             due_found(Some(Position::START), Some(What::Delivered)),

@@ -464,6 +464,8 @@ pub(super) fn done(shared: &Shared, entries: &[&Entry], schedules: &[&Schedule],
                 (_, Some(state)) => known.put(entry.message.id, Known { state, place }),
                 // Facts may have come before it.
                 (Some(there), None) => there.place = place,
+                // One that was scheduled may have come to an end under an entry that does not stand: its row tells.
+                (None, None) if entry.message.send_at.is_some() => {}
                 (None, None) => known.put(entry.message.id, Known { state: State::default(), place }),
             }
         }
