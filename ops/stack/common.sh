@@ -84,11 +84,15 @@ born() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 
 # node_pid K: prints the id of node K's process while it lives.
 node_pid() {
-  local pid when
-  read -r pid when <"$folder/node$1/pid" 2>/dev/null || return 1
-  [ -n "$when" ] && [ "$(born "$pid")" = "$when" ] || return 1
+  local pid when stat
+  read -r pid when 2>/dev/null <"$folder/node$1/pid" || return 1
+  # Read once: between two looks a zombie may be gone. Its state is the first field after the name, its birth the twentieth.
+  { read -r stat <"/proc/$pid/stat"; } 2>/dev/null || return 1
+  # shellcheck disable=SC2086
+  set -- ${stat##*) }
+  [ -n "$when" ] && [ "${20:-}" = "$when" ] || return 1
   # A zombie has ended.
-  ! grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null || return 1
+  case "$1" in Z | X) return 1 ;; esac
   echo "$pid"
 }
 node_lives() { node_pid "$1" >/dev/null; }
