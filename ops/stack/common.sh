@@ -79,20 +79,24 @@ waits() {
   done
 }
 
-# When a process began, in ticks since boot: with its id it names one process for good, also after the id is given again.
-born() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+# look PID: prints the state of a process, and when it began, in ticks since boot: with its id that names one process for good, also
+# after the id is given again. Read once: between two looks a zombie may be gone.
+look() {
+  local stat
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+  # shellcheck disable=SC2086
+  set -- ${stat##*) }
+  echo "$1 ${20}"
+}
 
 # node_pid K: prints the id of node K's process while it lives.
 node_pid() {
-  local pid when stat
+  local pid when state birth
   read -r pid when 2>/dev/null <"$folder/node$1/pid" || return 1
-  # Read once: between two looks a zombie may be gone. Its state is the first field after the name, its birth the twentieth.
-  { read -r stat <"/proc/$pid/stat"; } 2>/dev/null || return 1
-  # shellcheck disable=SC2086
-  set -- ${stat##*) }
-  [ -n "$when" ] && [ "${20:-}" = "$when" ] || return 1
+  read -r state birth <<<"$(look "$pid")"
+  [ -n "$when" ] && [ "$birth" = "$when" ] || return 1
   # A zombie has ended.
-  case "$1" in Z | X) return 1 ;; esac
+  case "$state" in Z | X) return 1 ;; esac
   echo "$pid"
 }
 node_lives() { node_pid "$1" >/dev/null; }
@@ -101,11 +105,12 @@ node_ended() { ! node_pid "$1" >/dev/null; }
 # run_node K COMMAND...: starts node K in the background, its output appended to the node's log, its id in its pid file. It
 # stays in the caller's process group, so that a deadline on a test ends it too.
 run_node() {
-  local at="$folder/node$1"
+  local at="$folder/node$1" state birth
   shift
   mkdir -p "$at"
   nohup "$@" >>"$at/log" 2>&1 </dev/null &
-  echo "$! $(born $!)" >"$at/pid"
+  read -r state birth <<<"$(look $!)"
+  echo "$! $birth" >"$at/pid"
   disown
 }
 

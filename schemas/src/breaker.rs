@@ -101,16 +101,15 @@ impl Breaker {
         if pass != Pass(self.generation) {
             return Change::None;
         }
-        match (self.state, ok) {
-            // Closed by it above.
-            (State::Probing { .. }, true) => Change::None,
-            (State::Probing { .. }, false) => {
+        match self.state {
+            // A good answer has closed it above.
+            State::Probing { .. } => {
                 self.become_state(State::Open { since: now });
                 Change::None
             }
-            (State::Closed, _) => self.count(rule, now, ok),
+            State::Closed => self.count(rule, now, ok),
             // Open gives no passes of its own generation.
-            (State::Open { .. }, _) => Change::None,
+            State::Open { .. } => Change::None,
         }
     }
 

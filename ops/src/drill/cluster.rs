@@ -12,7 +12,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use ingest::auth::Who;
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
-use schemas::{Clock, Millis};
+use schemas::Clock;
 use serde::Serialize;
 
 pub use fault::{Class, Fault};
@@ -172,7 +172,9 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
         let name = what.with_context(|| format!("fault {} ({fault:?}) could not be made", round + 1))?;
         let ended = clock.mono();
         let full = watch.until_full(report.full_rate, PATIENCE).await;
-        let caught_up = until_caught_up(&cluster, &*clock, 2.0 * report.full_rate).await;
+        let few = (2.0 * report.full_rate) as u64;
+        let waiting = until_few_wait(&cluster, &*clock, few, PATIENCE.as_millis() as u64).await;
+        let caught_up = waiting.is_ok_and(|waiting| waiting <= few).then(|| clock.mono());
         let told = Told {
             fault: name,
             class: *class,
@@ -200,12 +202,7 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
     // What waits is counted when nobody sends any more: every group has to come to its end.
     world.over.cancel();
     tasks.shutdown().await;
-    let until = clock.mono().plus(drill.settle_ms);
-    report.waiting = waiting(&cluster, &*clock).await?;
-    while report.waiting > 0 && clock.mono() < until {
-        tokio::time::sleep(ASKED_EVERY).await;
-        report.waiting = waiting(&cluster, &*clock).await?;
-    }
+    report.waiting = until_few_wait(&cluster, &*clock, 0, drill.settle_ms).await?;
     if report.is_clean() {
         cluster.stop().await?;
     }
@@ -250,17 +247,17 @@ async fn waiting(cluster: &Cluster, clock: &dyn Clock) -> Result<u64> {
     Ok(lanes["lanes"].as_array().into_iter().flatten().filter_map(|lane| lane["waiting"].as_u64()).sum())
 }
 
-/// Waits until no more than a few messages wait in the lanes; when that was.
-async fn until_caught_up(cluster: &Cluster, clock: &dyn Clock, few: f64) -> Option<Millis> {
-    let until = clock.mono().plus(PATIENCE.as_millis() as u64);
-    while clock.mono() < until {
-        // Who would tell may be starting.
-        if waiting(cluster, clock).await.is_ok_and(|waiting| waiting as f64 <= few) {
-            return Some(clock.mono());
+/// Waits until no more than so many messages wait in the lanes, or the time is over; how many wait then. Who would tell may be
+/// starting: it is asked again.
+async fn until_few_wait(cluster: &Cluster, clock: &dyn Clock, few: u64, patience_ms: u64) -> Result<u64> {
+    let until = clock.mono().plus(patience_ms);
+    loop {
+        let waiting = waiting(cluster, clock).await;
+        if waiting.as_ref().is_ok_and(|waiting| *waiting <= few) || clock.mono() >= until {
+            return waiting;
         }
         tokio::time::sleep(ASKED_EVERY).await;
     }
-    None
 }
 
 #[cfg(test)]

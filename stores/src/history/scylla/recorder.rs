@@ -249,7 +249,7 @@ async fn round(shared: &Shared, jobs: &[Job]) -> PortResult<Vec<PortResult<()>>>
     tokio::try_join!(shared.cql.send_units(plan.turns), shared.cql.send_all(plan.leads))?;
     shared.cql.send_all(plan.talks).await?;
     if !plan.strangers.is_empty() {
-        shared.look_at(&plan.strangers).await?;
+        try_join_all(plan.strangers.iter().map(|partition| shared.look_at(*partition))).await?;
         if jobs.iter().any(|job| owned(shared, &job.entries, &job.schedule).is_err()) {
             // Said to the others; those of the partition are told so.
             return Err(PortError::Unavailable("a partition was taken over while this was being written".into()));

@@ -135,8 +135,7 @@ impl Shared {
         if let Some((epoch, true)) = known.map(|epoch| (epoch, epoch > Epoch(0))) {
             return Ok(epoch);
         }
-        let epoch = self.stored_epoch(partition).await?;
-        Ok(self.met(partition, epoch))
+        self.look_at(partition).await
     }
 
     /// An epoch of a partition was met; answers the newest that is known.
@@ -164,6 +163,12 @@ impl Shared {
         Ok(Epoch(rows.first().map_or(0, |row| u32::try_from(row.0).unwrap_or(0))))
     }
 
+    /// Looks at a partition's epoch now; answers the newest that is known.
+    pub(super) async fn look_at(&self, partition: Partition) -> PortResult<Epoch> {
+        let epoch = self.stored_epoch(partition).await?;
+        Ok(self.met(partition, epoch))
+    }
+
     /// A write time for rows of this partition.
     pub(super) async fn stamp(&self, partition: Partition) -> PortResult<i64> {
         Ok(self.stamps.next(self.epoch(partition).await?))
@@ -183,27 +188,15 @@ impl Shared {
     pub(super) async fn look_for_newer(&self) {
         let began = self.clock.mono();
         let mine: Vec<Partition> = self.mine.lock().keys().copied().collect();
-        let looks = mine.into_iter().map(async |partition| match self.stored_epoch(partition).await {
-            Ok(epoch) => {
-                self.met(partition, epoch);
-                true
-            }
-            // Asked again at the next look.
-            Err(_) => false,
+        let looks = mine.into_iter().map(async |partition| {
+            // One that fails is asked again at the next look.
+            self.look_at(partition).await.is_ok()
         });
         let all = futures::future::join_all(looks).await.into_iter().all(|answered| answered);
         if all {
             let mut looked = self.looked.lock();
             *looked = (*looked).max(began);
         }
-    }
-
-    /// Looks at these now, and must be answered.
-    pub(super) async fn look_at(&self, partitions: &BTreeSet<Partition>) -> PortResult<()> {
-        for partition in partitions {
-            self.met(*partition, self.stored_epoch(*partition).await?);
-        }
-        Ok(())
     }
 
     /// Looks, unless that was done lately. A process that was held still for longer than its session lasts was overtaken

@@ -385,9 +385,8 @@ pub(super) async fn take(
     }
     let partitions: HashSet<Partition> = schedule.done.iter().map(|due| due.partition).collect();
     for (partition, epoch) in schedule.epochs.iter().filter(|(partition, _)| partitions.contains(partition)) {
-        let newest = shared.stored_epoch(*partition).await?;
+        let newest = shared.look_at(*partition).await?;
         if newest > *epoch {
-            shared.met(*partition, newest);
             return Err(overtaken(*partition, newest, *epoch));
         }
     }

@@ -15,7 +15,7 @@ use super::{
     Installation,
     conversations::{happen, list, thread},
     kit::*,
-    talking::Desk,
+    talking::{Desk, assign, business, mobile},
 };
 
 /// Partitions that no other case writes to: the inboxes of a business user are one a partition.
@@ -157,7 +157,7 @@ pub async fn what_an_owner_was_told_of_conversations_stays(bed: &mut dyn Install
         // And once the last one has written everywhere.
         let (desk, history) = owners.last_mut().unwrap();
         for pair in &pairs {
-            let _ = desk.ask(pair, super::talking::mobile(1), Command::Block(true));
+            let _ = desk.ask(pair, mobile(1), Command::Block(true));
         }
         written.extend(desk.record(&**history).await.0);
         holds(&*handles[1], desk, &written, &dead).await;
@@ -227,22 +227,19 @@ pub async fn what_is_handed_over_late_is_not_in_the_new_inbox(bed: &mut dyn Inst
         old.say(pair, Side::Business, "hello").unwrap();
     }
     let mut written = old.record(&*before).await.0;
-    let hand_over = || Command::Assign { to: schemas::Name::parse("nadia").unwrap() };
     let nadia = first.pair("nadia", 1).business();
     let known: Vec<_> = users.iter().filter(|user| **user != nadia).cloned().collect();
     let mut new = old.successor(&*after, &pairs, &known).await;
     let mut dead = Vec::new();
-    for batch in 0..2 {
-        if batch == 0 {
-            old.ask(pair, super::talking::business("sara"), hand_over()).unwrap();
-        }
+    old.ask(pair, business("sara"), assign("nadia")).unwrap();
+    for _batch in 0..2 {
         dead.push(old.say(pair, Side::Mobile, "hello nadia").unwrap());
         late(&*before, &old.take()).await;
         looks(&*bed.history(), &new).await;
     }
     let mut last = new.successor(&*third, &pairs, &users).await;
     holds(&*bed.history(), &last, &written, &dead).await;
-    last.ask(pair, super::talking::business("sara"), hand_over()).unwrap();
+    last.ask(pair, business("sara"), assign("nadia")).unwrap();
     last.say(pair, Side::Mobile, "hello nadia").unwrap();
     written.extend(last.record(&*third).await.0);
     holds(&*bed.history(), &last, &written, &dead).await;
@@ -260,8 +257,7 @@ pub async fn what_an_owner_was_told_of_an_inbox_without_its_row_stays(bed: &mut 
     }
     let mut by = "sara";
     for to in ["omar", "nadia"] {
-        let command = Command::Assign { to: schemas::Name::parse(to).unwrap() };
-        old.ask(&pairs[0], super::talking::business(by), command).unwrap();
+        old.ask(&pairs[0], business(by), assign(to)).unwrap();
         by = to;
     }
     let (written, _) = old.record(&*before).await;
@@ -306,8 +302,7 @@ pub async fn who_read_before_and_writes_after_changes_nothing(bed: &mut dyn Inst
     // It says something else there, says the same again at another number, and gives the conversation away.
     let mut dead = vec![two.say(pair, Side::Business, "are you there?").unwrap()];
     two.say_again(pair, Side::Mobile, "hello yourself", said).unwrap();
-    let to = schemas::Name::parse("nadia").unwrap();
-    two.ask(pair, super::talking::business("sara"), Command::Assign { to }).unwrap();
+    two.ask(pair, business("sara"), assign("nadia")).unwrap();
     late(&*handles[1], &two.take()).await;
     if !stands {
         dead.push(said);
@@ -340,7 +335,7 @@ pub async fn a_note_that_only_the_row_tells_of_is_completed(bed: &mut dyn Instal
     after.tails(std::slice::from_ref(&inbox)).await.unwrap();
     // Put away, and blocked, in one batch.
     for command in [Command::Archive(true), Command::Block(true)] {
-        old.ask(pair, super::talking::mobile(1), command).unwrap();
+        old.ask(pair, mobile(1), command).unwrap();
     }
     let (entries, schedule) = old.take();
     let notes: Vec<_> = entries.iter().map(|entry| (pair.id(), entry.message.id)).collect();
@@ -359,7 +354,7 @@ pub async fn a_note_that_only_the_row_tells_of_is_completed(bed: &mut dyn Instal
     } else {
         assert_eq!(counted, [None, None]);
         for command in [Command::Archive(true), Command::Block(true)] {
-            new.ask(pair, super::talking::mobile(1), command).unwrap();
+            new.ask(pair, mobile(1), command).unwrap();
         }
     }
     new.record(&*after).await;
@@ -390,8 +385,7 @@ pub async fn a_conversation_that_was_told_not_to_be_there_is_not(bed: &mut dyn I
         for pair in &pairs {
             dead.push(desk.say(pair, Side::Business, "hello").unwrap());
         }
-        let to = schemas::Name::parse("nadia").unwrap();
-        desk.ask(&pairs[0], super::talking::business("sara"), Command::Assign { to }).unwrap();
+        desk.ask(&pairs[0], business("sara"), assign("nadia")).unwrap();
         late(&**history, &desk.take()).await;
         holds(&*bed.history(), &last, &[], &dead).await;
     }

@@ -267,6 +267,11 @@ impl Desk {
     }
 }
 
+/// That a business user of this name is to answer from now on.
+pub fn assign(to: &str) -> Command {
+    Command::Assign { to: Name::parse(to).expect("a name") }
+}
+
 /// A business user's name as a sender.
 pub fn business(name: &str) -> Sender {
     Sender::User(Party::Business(Name::parse(name).expect("a name")))
