@@ -153,8 +153,9 @@ impl ProducerContext for Answers {
         let outcome = match result {
             Ok(message) => {
                 self.heard_of();
-                self.records.fetch_add(1, Ordering::Relaxed);
-                Ok(Offset(message.offset().max(0) as u64))
+                let placed = told::placed(message.offset());
+                self.records.fetch_add(u64::from(placed.is_ok()), Ordering::Relaxed);
+                placed
             }
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);

@@ -6,7 +6,10 @@ use rdkafka::{
     ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
     types::RDKafkaErrorCode as Code,
 };
-use schemas::port::PortError;
+use schemas::{
+    Offset,
+    port::{PortError, PortResult},
+};
 
 use crate::OpenError;
 
@@ -122,6 +125,15 @@ pub(crate) fn refused(code: Code, come: Come, topic: &str) -> PortError {
     }
 }
 
+/// Where a record is that librdkafka calls written. It also calls that what it has no answer for and a later record of the
+/// partition has, trusting the broker to take no number before the one in front of it. A broker that knows nothing of a
+/// producer takes any: the one in front may have been refused and not be there. Such a record has no offset.
+pub(crate) fn placed(offset: i64) -> PortResult<Offset> {
+    u64::try_from(offset).map(Offset).map_err(|_| {
+        PortError::Unknown("Kafka answered for a later record, and did not say where this one is".to_owned())
+    })
+}
+
 /// What a question that was not answered is told. Questions change nothing, so they can be asked again.
 pub(crate) fn unanswered(error: &KafkaError) -> PortError {
     PortError::Unavailable(match error.rdkafka_error_code() {
@@ -191,6 +203,15 @@ mod tests {
         for (code, come, is) in table {
             let said = refused(code, come, "t");
             assert!(is(&said), "{code} {come:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_record_without_a_place_is_not_acknowledged() {
+        assert_eq!(placed(0), Ok(Offset(0)));
+        // RD_KAFKA_OFFSET_INVALID, and what a broker says that does not tell.
+        for none in [-1_001, -1] {
+            assert!(matches!(placed(none), Err(PortError::Unknown(_))), "{none}");
         }
     }
 

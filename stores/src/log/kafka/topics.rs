@@ -7,6 +7,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     config::FromClientConfigAndContext as _,
     consumer::{BaseConsumer, Consumer as _},
+    topic_partition_list::{Offset, TopicPartitionList},
     types::RDKafkaErrorCode as Code,
 };
 use schemas::{Topic, limits::StoreLimits, port::Durability};
@@ -350,7 +351,7 @@ fn look(settings: &Settings, names: &[String]) -> Result<(Found, Option<i32>), O
     Ok((found, broker))
 }
 
-/// Waits until each partition of new topics has a leader.
+/// Waits until each partition of new topics has a leader that answers: the cluster names one before it knows that it leads.
 async fn lead(settings: Arc<Settings>, names: Vec<String>) -> Result<(), OpenError> {
     let waited = tokio::task::spawn_blocking(move || {
         let client: BaseConsumer<Ear> = BaseConsumer::from_config_and_context(&settings.client(), Ear::default())
@@ -363,7 +364,7 @@ async fn lead(settings: Arc<Settings>, names: Vec<String>) -> Result<(), OpenErr
                     topic.partitions().len() == usize::from(settings.partitions)
                         && topic.partitions().iter().all(|partition| partition.leader() >= 0)
                 };
-                if metadata.topics().iter().all(led) {
+                if metadata.topics().iter().all(led) && answers(&client, &settings, &name) {
                     break;
                 }
                 tries -= 1;
@@ -377,6 +378,18 @@ async fn lead(settings: Arc<Settings>, names: Vec<String>) -> Result<(), OpenErr
         Ok(())
     });
     waited.await.map_err(|error| OpenError::Address(error.to_string()))?
+}
+
+/// Whether all partitions of a topic say where they end.
+fn answers(client: &BaseConsumer<Ear>, settings: &Settings, name: &str) -> bool {
+    let mut ends = TopicPartitionList::new();
+    for partition in 0..i32::from(settings.partitions) {
+        if ends.add_partition_offset(name, partition, Offset::End).is_err() {
+            return false;
+        }
+    }
+    let ends = client.offsets_for_times(ends, settings.ask);
+    ends.is_ok_and(|ends| ends.elements().iter().all(|end| end.error().is_ok()))
 }
 
 #[cfg(test)]

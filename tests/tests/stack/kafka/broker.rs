@@ -6,7 +6,7 @@ use schemas::{
     Offset, Partition, Priority, Topic, TopicPartition,
     port::{Append, Durability, Fetch, Headers, Log as _, PortError},
 };
-use tests::harness::{eventually, stack::Nodes};
+use tests::harness::{eventually, stack, stack::Nodes};
 
 use super::*;
 
@@ -119,4 +119,49 @@ async fn one_of_three_brokers_killed_stops_nothing_and_loses_nothing() {
     let outcome = tokio::time::timeout(Duration::from_secs(40), append).await.unwrap().unwrap();
     assert!(matches!(outcome, Err(PortError::Unavailable(_) | PortError::Unknown(_))), "{outcome:?}");
     nodes.stop().await;
+}
+
+/// A new producer's first record of a partition may be refused (the broker does not lead yet) while a later one is taken: a
+/// broker that knows nothing of a producer takes any number. librdkafka then calls the first one written, and names no place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_while_topics_are_new_is_there() {
+    let hosts = stack::kafka().await.hosts();
+    for turn in 0..5 {
+        let address = address(&hosts, &prefix(), "");
+        // Another process makes them, and has not done when this one begins.
+        let making = tokio::spawn({
+            let address = address.clone();
+            async move { topics::create(&address, &limits()).await.map(drop) }
+        });
+        let log = eventually("the topics are there", async || open(&address).await.ok()).await;
+        let appends = (0..PARTITIONS).map(|partition| {
+            let log = log.clone();
+            tokio::spawn(async move {
+                // The large one is long on its way, so that the three go in requests of their own.
+                let bodies = ["first".to_owned(), "x".repeat(6 << 20), "last".to_owned()];
+                let records = bodies.iter().map(|body| Append {
+                    at: at(partition),
+                    headers: Headers::default(),
+                    body: body.clone().into(),
+                });
+                log.append(records.collect()).await.into_iter().zip(bodies).collect::<Vec<_>>()
+            })
+        });
+        let appends: Vec<_> = appends.collect();
+        for (partition, append) in (0..).zip(appends) {
+            for (outcome, body) in append.await.unwrap() {
+                let offset = match outcome {
+                    Ok(offset) => offset,
+                    Err(PortError::Unavailable(_) | PortError::Unknown(_)) => continue,
+                    Err(other) => panic!("{other}"),
+                };
+                let fetch = Fetch { records: 1, bytes: 8 << 20 };
+                let read = log.read(at(partition), offset, fetch).await.unwrap();
+                let found = read.first().is_some_and(|record| record.offset == offset && record.body == body);
+                assert!(found, "turn {turn}: not at {offset:?} of {partition}: {:?}", &body[..5.min(body.len())]);
+            }
+        }
+        log.close().await;
+        making.await.unwrap().unwrap();
+    }
 }
