@@ -1,7 +1,7 @@
 //! The keeper: what happens by the clock, once for the node instead of once for each connection. It wakes sessions that are
 //! due (one look at a number each), says that the node lives, keeps sessions in presence, and compares what they were sent with
-//! their inboxes (rule 5): after presence may have lost sight of them, after hints may have been lost, and again and again
-//! while presence is away.
+//! their inboxes (rule 5): after presence may have lost sight of them, after hints may have been lost, after the process was
+//! held still, and again and again while presence is away.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ pub(crate) fn start(gateway: &Arc<Gateway>) -> Vec<AbortOnDropHandle<()>> {
     let spawn = |task| AbortOnDropHandle::new(tokio::spawn(task));
     let signs = Arc::new(Signs::default());
     let tasks: [std::pin::Pin<Box<dyn Future<Output = ()> + Send>>; 4] = [
-        Box::pin(wake(Arc::downgrade(gateway))),
+        Box::pin(wake(Arc::downgrade(gateway), signs.clone())),
         Box::pin(forget(Arc::downgrade(gateway))),
         Box::pin(stay(Arc::downgrade(gateway), signs.clone())),
         Box::pin(compare(Arc::downgrade(gateway), signs)),
@@ -52,8 +52,10 @@ struct Signs {
 
 type Weak = std::sync::Weak<Gateway>;
 
-/// Wakes sessions whose deadline has come.
-async fn wake(gateway: Weak) {
+/// Wakes sessions whose deadline has come. Who was held still for longer than others wait for a node may have missed what they
+/// gave up meanwhile.
+async fn wake(gateway: Weak, signs: Arc<Signs>) {
+    let mut awake: Option<Millis> = None;
     loop {
         let Some(here) = gateway.upgrade() else { return };
         let limits = &here.parts.limits;
@@ -62,6 +64,10 @@ async fn wake(gateway: Weak) {
         // A tenth of the shortest deadline is near enough; more often than every 10 ms it would cost and gain nothing.
         let every = Duration::from_millis((shortest / 10).clamp(10, 250));
         let now = here.parts.clock.mono();
+        if awake.replace(now).is_some_and(|awake| now.since(awake) >= limits.flow.deliver_ms) {
+            tracing::warn!("the process was held still: sessions are compared with their inboxes");
+            signs.compare.notify_one();
+        }
         here.registry.wake_due(now);
         metrics::gauge!("esh3ar_sessions").set(here.registry.count() as f64);
         drop(here);

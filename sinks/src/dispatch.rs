@@ -60,7 +60,8 @@ impl Sinks {
     /// Puts it together. Does nothing yet, and needs no runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { presence, backplane, clock, limits, notice } = parts;
-        let nodes = Nodes::new(Rule::from(&limits.sink), limits.sink.breakers);
+        let rule = Rule { open_ms: limits.sink.node_open_ms.max(1), ..Rule::from(&limits.sink) };
+        let nodes = Nodes::new(rule, limits.sink.breakers);
         let notifying = Semaphore::new(limits.sink.notify_calls);
         let signalling = Semaphore::new(limits.sink.notify_calls);
         let chattering = Semaphore::new(limits.sink.notify_calls);

@@ -1,5 +1,5 @@
 //! Owning partitions: joining the group, taking over, giving up, losing, leaving. All of it goes on beside the work for the
-//! partitions that stay: nothing here holds the intake up.
+//! partitions that stay: nothing here holds the intake up. (Kafka's client reads none of them while some are being given up.)
 //!
 //! **Taking over.** What comes is paused until its epoch is raised and its lanes' ends are known; a history or log that is
 //! away is asked again, with waits in between, and a partition that goes meanwhile is released as soon as the call that is

@@ -210,7 +210,7 @@ async fn r6_2_a_failing_node_is_left_alone_and_the_others_are_not() {
     let outcomes = sinks.deliver(vec![routed(6, 1, &["a"]), routed(7, 2, &["b"])]).await;
     assert_eq!(outcomes, [UNREACHABLE, Outcome::Taken], "open for a, closed for b");
     assert_eq!(nodes.handed(), 6, "the sixth was not handed to a");
-    clock.pass(30_000);
+    clock.pass(Limits::default().sink.node_open_ms);
     assert_eq!(sinks.deliver(vec![routed(8, 1, &["a"])]).await, [Outcome::Taken], "the probe");
     assert_eq!(sinks.deliver(vec![routed(9, 1, &["a"])]).await, [Outcome::Taken], "closed again");
 }

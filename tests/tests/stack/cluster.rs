@@ -1,4 +1,4 @@
-//! Nothing is lost among many: the short form of `esh3ar drill cluster`, about 200 messages a second throughout, every class of
+//! Nothing is lost among many: the short form of `esh3ar drill cluster`, 100 to 200 messages a second throughout, every class of
 //! fault at least once, first on three Kafka brokers, then on three Cassandra nodes. The suite `cluster` of `./test`.
 
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use ops::{
 };
 use tests::harness::{binary, cluster::scripts};
 
-async fn drill(servers: (usize, usize), faults: Vec<Class>) -> ClusterReport {
+async fn drill(servers: (usize, usize), pace: u32, faults: Vec<Class>) -> ClusterReport {
     let folder = tempfile::tempdir().unwrap();
     let drill = ClusterDrill {
         rounds: faults.len(),
         faults,
         seed: std::env::var("ESH3AR_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_122),
         users: 16,
-        pace: 10,
+        pace,
         freeze_s: 10,
         settle_ms: 60_000,
         servers,
@@ -55,7 +55,7 @@ fn without(left_out: &[Class]) -> Vec<Class> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes under load: run by the suite `cluster`"]
 async fn nothing_is_lost_among_many_processes_on_three_brokers() {
-    let report = drill((3, 1), without(&[Class::FreezeHistory])).await;
+    let report = drill((3, 1), 10, without(&[Class::FreezeHistory])).await;
     // A killed pipeline's partitions flow again within 10 s, a killed gateway's clients are back within 5 s.
     assert!(report.silence_ms(Class::KillPipeline) < 10_000 + report.calm_silence_ms, "{report:#?}");
     assert!(report.silence_ms(Class::KillGateway) < 5_000 + report.calm_silence_ms, "{report:#?}");
@@ -76,7 +76,9 @@ async fn nothing_is_lost_when_one_of_three_history_nodes_dies_or_stands_still() 
         Class::KillPipeline,
         Class::NetworkPair,
     ];
-    let report = drill((1, 3), faults).await;
+    // Each row is written three times: on two cores the pace of one node is more than three can do, and a backlog that cannot
+    // shrink says nothing about faults.
+    let report = drill((1, 3), 20, faults).await;
     for class in [Class::KillHistory, Class::FreezeHistory] {
         assert!(report.silence_ms(class) < 15_000, "{class}: {report:#?}");
     }

@@ -85,6 +85,37 @@ async fn a_message_goes_in_at_one_process_and_comes_out_at_another() {
     }
 }
 
+/// Rule 5: a gateway that is held still for longer than anybody waits for it finds what it missed by itself, also where nobody
+/// dares to call it yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_was_held_still_finds_what_it_missed() {
+    let cluster = Cluster::start(|folder| {
+        let mut plan = small(folder);
+        plan.set.extend(["limits.flow.deliver_ms=500", "limits.sink.node_open_ms=3600000"].map(str::to_owned));
+        plan
+    });
+    let cluster = cluster.await;
+    let gateway = cluster.nth(Role::Gateway, 0);
+    let (business, mut phone) = (cluster.business(), cluster.phone_at(gateway, &number(1)));
+    phone.insist().await;
+    business.send(&number(1), "before").await;
+    phone.until_seen(1).await;
+    cluster.members[gateway].freeze().unwrap();
+    let mut sent = vec!["before".to_owned()];
+    eventually("the node is left alone", async || {
+        sent.push(format!("{}", sent.len()));
+        business.send(&number(1), &sent[sent.len() - 1]).await;
+        let admin = cluster.members[cluster.nth(Role::Pipeline, 0)].admin();
+        let metrics = reqwest::get(format!("http://{admin}/metrics")).await.unwrap().text().await.unwrap();
+        let is_open = |line: &str| line.starts_with("esh3ar_breaker_open{breaker=\"node:") && line.ends_with(" 1");
+        metrics.lines().any(is_open).then_some(())
+    })
+    .await;
+    cluster.members[gateway].thaw().unwrap();
+    phone.until_seen(sent.len()).await;
+    assert_eq!(phone.contents(), sent);
+}
+
 /// R6.2, rule 11: without the history the door takes messages in, reads are refused with when to come back, and the pipeline
 /// waits; without presence nothing that needs no other node stops. Each says so, by name, and comes back by itself.
 #[tokio::test(flavor = "multi_thread")]

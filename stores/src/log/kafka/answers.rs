@@ -17,7 +17,7 @@ use schemas::{
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::told::{self, Come, Ear};
+use super::told::{self, Ear};
 
 /// An outcome each, in order.
 pub(crate) type Outcomes = Vec<PortResult<Offset>>;
@@ -162,26 +162,10 @@ impl ProducerContext for Answers {
                 if code == Code::Fatal {
                     self.broken.store(true, Ordering::Release);
                 }
-                Err(told::refused(code, come(message), message.topic()))
+                Err(told::refused(code, message.topic(), message.payload().map_or(0, <[u8]>::len)))
             }
         };
         ticket.part.answer(ticket.index as usize, outcome);
-    }
-}
-
-/// How far a message that was given up had come.
-fn come(message: &rdkafka::message::BorrowedMessage<'_>) -> Come {
-    use rdkafka::bindings::{rd_kafka_message_status, rd_kafka_msg_status_t as Status};
-    // SAFETY: the pointer is this live message's, and the call only reads one of its fields.
-    #[allow(
-        unsafe_code,
-        reason = "the binding has no safe form of the one call that tells never sent from not answered"
-    )]
-    let status = unsafe { rd_kafka_message_status(message.ptr()) };
-    match status {
-        Status::RD_KAFKA_MSG_STATUS_NOT_PERSISTED => Come::Never,
-        Status::RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED => Come::Perhaps,
-        Status::RD_KAFKA_MSG_STATUS_PERSISTED => Come::There,
     }
 }
 

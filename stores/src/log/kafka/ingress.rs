@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     rejected,
     settings::{Protocol, Settings},
-    told::{self, Come},
+    told,
 };
 use crate::{OpenError, urls::Address};
 
@@ -141,7 +141,8 @@ impl KafkaIngress {
             .set("acks", "all")
             .set("linger.ms", limits.kafka_linger_ms.to_string())
             .set("message.timeout.ms", limits.kafka_append_ms.to_string())
-            .set("message.max.bytes", limits.kafka_record_bytes.to_string());
+            .set("message.max.bytes", limits.kafka_record_bytes.to_string())
+            .set("batch.size", told::BATCH.to_string());
         let rejects = ThreadedProducer::from_config_and_context(&config, Acks).map_err(|why| wrong(&why))?;
         let name = settings.named(REJECTED);
         let found = rejects.client().fetch_metadata(Some(&name), settings.ask).map_err(|error| {
@@ -198,7 +199,7 @@ impl KafkaIngress {
         record.payload = value;
         if let Err((error, record)) = self.rejects.send(record) {
             let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-            let _ = record.delivery_opaque.send(Err(told::refused(code, Come::Never, name)));
+            let _ = record.delivery_opaque.send(Err(told::not_taken(code, name)));
         }
         answer
     }
@@ -225,7 +226,7 @@ impl ProducerContext for Acks {
             Ok(message) => told::placed(message.offset()).map(drop),
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-                Err(told::refused(code, Come::Perhaps, message.topic()))
+                Err(told::refused(code, message.topic(), message.payload().map_or(0, <[u8]>::len)))
             }
         };
         // Whoever does not wait any more tries again.
@@ -391,7 +392,11 @@ impl Thread {
             }
             self.tell_lost(consumer);
             if let Some(error) = fault {
-                tracing::debug!(%error, "kafka");
+                match error.rdkafka_error_code() {
+                    // It comes again and again, and what is behind it is not read.
+                    Some(Code::NotImplemented) => tracing::warn!(%error, "a record of a business cannot be read"),
+                    _ => tracing::debug!(%error, "kafka"),
+                }
                 let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
                 if is_fatal || is_worth_saying(&error) {
                     let _ = self.pieces.blocking_send(Err(told::unanswered(&error)));

@@ -36,9 +36,11 @@ struct Reading {
     turn: bool,
     // Taken from its queue, and not fitting into the answer it was taken for.
     held: Option<Record>,
-    // The offset expected next, once one was seen.
+    // The offset expected next, once one was seen; and that an earlier one has come, and was said.
     next: Option<u64>,
-    committed: u64,
+    behind: bool,
+    // By this member, since it has the partition; the first one is asked even where it changes nothing.
+    committed: Option<u64>,
 }
 
 /// One member.
@@ -160,7 +162,7 @@ impl Member {
         let mut fresh = Vec::with_capacity(offsets.len());
         for (at, offset) in offsets {
             let index = self.layout.index(*at)?;
-            if offset.0 <= self.readings[index].committed {
+            if self.readings[index].committed.is_some_and(|committed| offset.0 <= committed) {
                 continue;
             }
             let place = (self.settings.topic(at.topic), i32::from(at.partition.0));
@@ -185,9 +187,17 @@ impl Member {
 }
 
 impl Reading {
-    /// Not what was seen already. What is missing is said: it cannot be had any more.
-    fn expects(&self, record: &Record) -> bool {
+    /// Not what was seen already. What is missing is said: it cannot be had any more. So is what comes where was read before: the
+    /// log was cut, and something else stands there now.
+    fn expects(&mut self, record: &Record) -> bool {
         let (Some(next), got) = (self.next, record.offset.0) else { return true };
+        if got < next && !std::mem::replace(&mut self.behind, true) {
+            tracing::error!(
+                at = %record.at, from = got, read = next,
+                "the log was cut, and what was appended since is passed over: stop what reads it and set its group back to here \
+                 (kafka-consumer-groups.sh --reset-offsets)"
+            );
+        }
         if got > next {
             tracing::error!(
                 at = %record.at, from = next, to = got,
@@ -282,13 +292,13 @@ impl Consumer for Member {
             }));
         self.committed().await?;
         for (index, offset) in fresh {
-            self.readings[index].committed = offset;
+            self.readings[index].committed = Some(offset);
         }
         Ok(())
     }
 
     async fn release(&mut self, partitions: &[Partition]) -> PortResult<()> {
-        self.each(partitions, |member, index| member.readings[index].committed = 0);
+        self.each(partitions, |member, index| member.readings[index].committed = None);
         self.shared.state.lock().owned.released(partitions);
         Ok(())
     }

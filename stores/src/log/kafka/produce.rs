@@ -1,8 +1,8 @@
 //! Appending: one idempotent producer a process, `acks=all`. A call is one countdown that all its records share; the last
 //! answer wakes the caller. What is on its way is bounded here, in front of librdkafka, so that who comes first goes first.
 //!
-//! A record that librdkafka gave up is told apart by what librdkafka knows of it: never sent, or sent and not answered. A
-//! producer that librdkafka declares broken (the brokers lost what it had written) is replaced.
+//! What librdkafka took and gave up may have happened ([`told::refused`]). A producer that librdkafka declares broken (the
+//! brokers lost what it had written) is replaced.
 
 use std::{
     sync::{
@@ -30,7 +30,7 @@ use super::{
     answers::{Answers, Outcomes, Part, Produced, Ticket},
     form,
     settings::Settings,
-    told::{self, Come},
+    told,
 };
 use crate::{OpenError, log::embedded::layout::Layout};
 
@@ -39,6 +39,9 @@ const PART: usize = 1_024;
 
 /// How often the thread that takes the answers looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Within which librdkafka finds what has outlived its time: it looks once a second.
+const SCAN: Duration = Duration::from_secs(2);
 
 /// A producer and the thread that takes its answers.
 struct Line {
@@ -55,6 +58,7 @@ impl Line {
             .set("linger.ms", limits.kafka_linger_ms.to_string())
             .set("message.timeout.ms", limits.kafka_append_ms.to_string())
             .set("message.max.bytes", limits.kafka_record_bytes.to_string())
+            .set("batch.size", told::BATCH.to_string())
             .set("statistics.interval.ms", "1000")
             // Ours is the bound (`Producer::room`); these only have to be larger.
             .set("queue.buffering.max.messages", "1000000")
@@ -211,7 +215,7 @@ impl Producer {
             };
             let name = &self.names[place];
             if record.body.len() > self.limits.kafka_record_bytes {
-                part.answer(index, Err(told::refused(Code::MessageSizeTooLarge, Come::Never, name)));
+                part.answer(index, Err(told::not_taken(Code::MessageSizeTooLarge, name)));
                 continue;
             }
             let ticket = Box::new(Ticket { part: part.clone(), index: index as u32 });
@@ -226,7 +230,7 @@ impl Producer {
                 if code == Code::Fatal {
                     line.producer.context().broken.store(true, Ordering::Release);
                 }
-                part.answer(index, Err(told::refused(code, Come::Never, name)));
+                part.answer(index, Err(told::not_taken(code, name)));
             }
         }
         answers
@@ -256,11 +260,11 @@ impl Producer {
         Ok(new)
     }
 
-    /// Takes no more, and waits until what was taken is answered, as long as an append may take.
+    /// Takes no more, and waits until what was taken is answered: as long as an append may take, and librdkafka to see it.
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let all = self.room.acquire_many(self.limits.kafka_queue_kib);
-        let _ = tokio::time::timeout(Duration::from_millis(self.limits.kafka_append_ms), all).await;
+        let _ = tokio::time::timeout(Duration::from_millis(self.limits.kafka_append_ms) + SCAN, all).await;
         self.line.read().ended.store(true, Ordering::Release);
     }
 }

@@ -20,7 +20,8 @@ const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
 /// How the members of a group come by their partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// The broker assigns (KIP-848, Kafka 4): only what moves stops. Its session timeout is the broker's setting.
+    /// The broker assigns (KIP-848, Kafka 4): only what moves changes hands. While a member gives some up, librdkafka reads none
+    /// of its others. The session timeout is the broker's setting.
     Consumer,
     /// A member assigns, and all stop for it: brokers before 4.0. The session timeout is the client's.
     Classic,

@@ -90,38 +90,50 @@ pub(crate) fn is_final(code: Code) -> bool {
     matches!(code, Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL | Code::ClusterAuthorizationFailed)
 }
 
-/// How far a record that was refused had come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Come {
-    /// It never left this process.
-    Never,
-    /// It was sent, and nobody said what became of it.
-    Perhaps,
-    /// It is in the log.
-    There,
+/// The most that librdkafka puts into one batch, bytes; a larger record goes alone. Topics take at least this
+/// ([`super::topics`]), so that only a record which is too large by itself is refused for its size.
+pub(crate) const BATCH: usize = 1_000_000;
+
+fn too_large(topic: &str) -> String {
+    format!("the record is larger than {topic} takes: raise max.message.bytes of the topic, or send less at once")
 }
 
-/// What became of a record that has no offset.
-pub(crate) fn refused(code: Code, come: Come, topic: &str) -> PortError {
+fn missing(topic: &str) -> String {
+    format!("the topic {topic} is missing from the cluster: make it with `esh3ar topics create`")
+}
+
+/// What a record is told that librdkafka did not take: it never left this process.
+pub(crate) fn not_taken(code: Code, topic: &str) -> PortError {
     match code {
-        Code::MessageSizeTooLarge | Code::InvalidMessageSize => PortError::Rejected(format!(
-            "the record is larger than {topic} takes: raise max.message.bytes of the topic, or send less at once"
+        Code::MessageSizeTooLarge => PortError::Rejected(too_large(topic)),
+        Code::QueueFull => PortError::Unavailable("too many records are on their way to Kafka".into()),
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
+            PortError::Unavailable(missing(topic))
+        }
+        code => PortError::Unavailable(format!("Kafka's client did not take the record: {code}")),
+    }
+}
+
+/// What a record of so many bytes is told that librdkafka took and gave up. Only what is refused for the record's own sake
+/// certainly did not happen. That it "was not persisted" says nothing: librdkafka says it of what a leader refused, and one that
+/// has just lost the partition refuses what its followers have; and of what was on its way to a broker that left the metadata.
+pub(crate) fn refused(code: Code, topic: &str, bytes: usize) -> PortError {
+    match code {
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize if bytes >= BATCH => PortError::Rejected(too_large(topic)),
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize => PortError::Unknown(format!(
+            "{topic} does not take a batch of {BATCH} bytes, and nothing goes in: raise its max.message.bytes"
         )),
         Code::InvalidRecord | Code::PolicyViolation | Code::InvalidTopic | Code::UnsupportedForMessageFormat => {
             PortError::Rejected(format!("{topic} does not take the record: {code}"))
         }
         // Nothing is wrong with these records: they go when somebody has mended the cluster.
-        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => PortError::Unavailable(format!(
-            "the topic {topic} is missing from the cluster: make it with `esh3ar topics create`"
-        )),
-        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => PortError::Unavailable(format!(
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
+            PortError::Unknown(missing(topic))
+        }
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => PortError::Unknown(format!(
             "Kafka does not let this user write to {topic}: docs/kafka.md lists what it needs"
         )),
-        Code::QueueFull => PortError::Unavailable("too many records are on their way to Kafka".into()),
-        code => match come {
-            Come::Never => PortError::Unavailable(format!("Kafka did not take the record in time: {code}")),
-            Come::Perhaps | Come::There => PortError::Unknown(format!("Kafka did not answer for the record: {code}")),
-        },
+        code => PortError::Unknown(format!("Kafka did not answer for the record: {code}")),
     }
 }
 
@@ -189,20 +201,30 @@ mod tests {
         let unavailable = |e: &PortError| matches!(e, PortError::Unavailable(_));
         let unknown = |e: &PortError| matches!(e, PortError::Unknown(_));
         type Is<'a> = &'a dyn Fn(&PortError) -> bool;
-        let table: [(Code, Come, Is<'_>); 9] = [
-            (Code::MessageSizeTooLarge, Come::Never, &rejected),
-            (Code::InvalidRecord, Come::Perhaps, &rejected),
-            (Code::MessageTimedOut, Come::Never, &unavailable),
-            (Code::MessageTimedOut, Come::Perhaps, &unknown),
-            (Code::PurgeQueue, Come::Never, &unavailable),
-            (Code::PurgeInflight, Come::Perhaps, &unknown),
-            (Code::UnknownTopicOrPartition, Come::Never, &unavailable),
-            (Code::TopicAuthorizationFailed, Come::Never, &unavailable),
-            (Code::Fatal, Come::Perhaps, &unknown),
+        let table: [(Code, usize, Is<'_>); 9] = [
+            (Code::MessageSizeTooLarge, BATCH, &rejected),
+            (Code::MessageSizeTooLarge, 1, &unknown),
+            (Code::InvalidRecord, 1, &rejected),
+            (Code::MessageTimedOut, 1, &unknown),
+            (Code::PurgeQueue, 1, &unknown),
+            (Code::PurgeInflight, 1, &unknown),
+            (Code::UnknownTopicOrPartition, 1, &unknown),
+            (Code::TopicAuthorizationFailed, 1, &unknown),
+            (Code::Fatal, 1, &unknown),
         ];
-        for (code, come, is) in table {
-            let said = refused(code, come, "t");
-            assert!(is(&said), "{code} {come:?}: {said}");
+        for (code, bytes, is) in table {
+            let said = refused(code, "t", bytes);
+            assert!(is(&said), "{code} {bytes}: {said}");
+        }
+        let table: [(Code, Is<'_>); 4] = [
+            (Code::MessageSizeTooLarge, &rejected),
+            (Code::QueueFull, &unavailable),
+            (Code::UnknownTopic, &unavailable),
+            (Code::Fatal, &unavailable),
+        ];
+        for (code, is) in table {
+            let said = not_taken(code, "t");
+            assert!(is(&said), "{code}: {said}");
         }
     }
 

@@ -21,6 +21,9 @@ use crate::{OpenError, urls::Address};
 /// Topics beside those of [`Topic`]: what businesses produce to, and what was not taken of it.
 const DOOR: [&str; 2] = ["esh3ar.ingress", "esh3ar.rejected"];
 
+/// What stands around the records of a batch, bytes, with room to spare (Kafka's own default is 1,000,000 and 48,588).
+const OVERHEAD: i64 = 16_384;
+
 /// A member that was killed is to be missed within so long, ms.
 const SESSION_MS: u64 = 10_000;
 
@@ -219,7 +222,12 @@ impl Found {
             }
             if let Some(bytes) = stands.number("max.message.bytes").filter(|n| *n < limits.kafka_record_bytes as i64) {
                 let what = format!("the topic {name} takes records of {bytes} bytes at most");
-                say(false, what, set(format!("max.message.bytes={}", limits.kafka_record_bytes)));
+                // Below a batch, small records are refused with it.
+                say(
+                    bytes < told::BATCH as i64 + OVERHEAD,
+                    what,
+                    set(format!("max.message.bytes={}", limits.kafka_record_bytes)),
+                );
             }
             let kept = stands.number("retention.ms").filter(|ms| *ms >= 0 && (*ms as u64) < want.retention_ms);
             if let Some(kept) = kept {
