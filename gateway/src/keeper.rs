@@ -25,6 +25,8 @@ const RESYNC_MS: u64 = 10_000;
 
 /// While presence is away nobody can be told of anything from elsewhere: sessions are compared so often, ms.
 const BLIND_MS: u64 = 8_000;
+/// Less than this between two looks is a busy machine, ms.
+const HELD_MS: u64 = 1_000;
 /// Sessions registered at once.
 const AT_ONCE: usize = 64;
 
@@ -64,7 +66,7 @@ async fn wake(gateway: Weak, signs: Arc<Signs>) {
         // A tenth of the shortest deadline is near enough; more often than every 10 ms it would cost and gain nothing.
         let every = Duration::from_millis((shortest / 10).clamp(10, 250));
         let now = here.parts.clock.mono();
-        if awake.replace(now).is_some_and(|awake| now.since(awake) >= limits.flow.deliver_ms) {
+        if awake.replace(now).is_some_and(|awake| now.since(awake) >= limits.flow.deliver_ms.max(HELD_MS)) {
             tracing::warn!("the process was held still: sessions are compared with their inboxes");
             signs.compare.notify_one();
         }

@@ -38,7 +38,7 @@ pub(crate) struct Gates {
 impl Gates {
     /// All open.
     pub(crate) fn new(limits: &Limits, clock: &Arc<dyn Clock>) -> Self {
-        let rule = Rule { open_ms: limits.flow.store_open_ms.max(1), ..Rule::from(&limits.sink) };
+        let rule = Rule::from(&limits.sink).open_for(limits.flow.store_open_ms, limits.flow.store_open_ms);
         let gate = |name, within_ms| Gate {
             name,
             rule,

@@ -15,8 +15,17 @@ pub struct Rule {
     pub calls: u32,
     /// Length of a window, ms.
     pub window_ms: u64,
-    /// How long it refuses, ms; also how long a probe may stay unanswered before another is let through.
+    /// How long it refuses, ms.
     pub open_ms: u64,
+    /// How long a probe may stay unanswered before another is let through, ms.
+    pub probe_ms: u64,
+}
+
+impl Rule {
+    /// That of who is left alone for another time, and may take so long to answer a probe, ms.
+    pub fn open_for(self, open_ms: u64, probe_ms: u64) -> Self {
+        Self { open_ms: open_ms.max(1), probe_ms: probe_ms.max(open_ms).max(1), ..self }
+    }
 }
 
 impl From<&SinkLimits> for Rule {
@@ -27,6 +36,7 @@ impl From<&SinkLimits> for Rule {
             calls: limits.breaker_calls.max(1),
             window_ms: limits.breaker_window_ms,
             open_ms: limits.breaker_open_ms,
+            probe_ms: limits.breaker_open_ms,
         }
     }
 }
@@ -80,16 +90,15 @@ impl Breaker {
     }
 
     /// Asks for leave to call. Whoever gets it reports with [`Breaker::record`]; a probe that never reports is replaced
-    /// after `open_ms`.
+    /// after `probe_ms`.
     pub fn admit(&mut self, rule: &Rule, now: Millis) -> Option<Pass> {
-        match self.state {
-            State::Closed => Some(Pass(self.generation)),
-            State::Open { since } | State::Probing { since } if now.since(since) >= rule.open_ms => {
-                self.become_state(State::Probing { since: now });
-                Some(Pass(self.generation))
-            }
-            State::Open { .. } | State::Probing { .. } => None,
+        if self.wait_ms(rule, now) > 0 {
+            return None;
         }
+        if self.is_open() {
+            self.become_state(State::Probing { since: now });
+        }
+        Some(Pass(self.generation))
     }
 
     /// Reports how an admitted call went.
@@ -117,7 +126,8 @@ impl Breaker {
     pub fn wait_ms(&self, rule: &Rule, now: Millis) -> u64 {
         match self.state {
             State::Closed => 0,
-            State::Open { since } | State::Probing { since } => rule.open_ms.saturating_sub(now.since(since)),
+            State::Open { since } => rule.open_ms.saturating_sub(now.since(since)),
+            State::Probing { since } => rule.probe_ms.saturating_sub(now.since(since)),
         }
     }
 
@@ -164,7 +174,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const RULE: Rule = Rule { failures: 5, percent: 50, calls: 20, window_ms: 10_000, open_ms: 30_000 };
+    const RULE: Rule =
+        Rule { failures: 5, percent: 50, calls: 20, window_ms: 10_000, open_ms: 30_000, probe_ms: 30_000 };
 
     /// Calls at these times with these answers; says after each whether the call was let through.
     fn played(calls: &[(u64, bool)]) -> Vec<bool> {

@@ -327,7 +327,7 @@ limits! {
         breaker_window_ms: u64 = 10_000,
         /// How long an open breaker of a notice refuses before it lets one call try, ms (R6.2).
         breaker_open_ms: u64 = 30_000,
-        /// The same of a node, ms: short, because those who are connected to it see nothing meanwhile, and trying costs little.
+        /// The same of a node, ms: short, because those who are connected to it see nothing meanwhile.
         node_open_ms: u64 = 2_000,
         /// Breakers kept at once: only nodes that failed lately have one; past that a failing node is simply asked again.
         breakers: usize = 1_024,

@@ -60,7 +60,7 @@ impl Sinks {
     /// Puts it together. Does nothing yet, and needs no runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { presence, backplane, clock, limits, notice } = parts;
-        let rule = Rule { open_ms: limits.sink.node_open_ms.max(1), ..Rule::from(&limits.sink) };
+        let rule = Rule::from(&limits.sink).open_for(limits.sink.node_open_ms, limits.flow.deliver_ms);
         let nodes = Nodes::new(rule, limits.sink.breakers);
         let notifying = Semaphore::new(limits.sink.notify_calls);
         let signalling = Semaphore::new(limits.sink.notify_calls);
@@ -73,14 +73,14 @@ impl Sinks {
     async fn hand_over(&self, parcel: Parcel) -> (Vec<usize>, Option<Vec<Landing>>) {
         let Parcel { node, hints, lines } = parcel;
         let asked = hints.len();
-        let deadline = self.limits.flow.deliver_ms;
-        let answer = self.call(&node, deadline, self.backplane.deliver(&node, hints)).await;
+        let answer = self.call(&node, self.backplane.deliver(&node, hints)).await;
         // An answer of another length cannot be matched to what was asked: it is none.
         (lines, answer.filter(|landings| landings.len() == asked))
     }
 
-    /// Calls a node, within a deadline and if its breaker lets it.
-    async fn call<T>(&self, node: &NodeId, deadline_ms: u64, call: impl Future<Output = PortResult<T>>) -> Option<T> {
+    /// Calls a node that answers for what it was handed, within its deadline and if its breaker lets it.
+    async fn call<T>(&self, node: &NodeId, call: impl Future<Output = PortResult<T>>) -> Option<T> {
+        let deadline_ms = self.limits.flow.deliver_ms;
         let leave = self.nodes.admit(node, self.clock.mono())?;
         let answer = tokio::time::timeout(Duration::from_millis(deadline_ms), call).await;
         self.nodes.record(node, self.clock.mono(), leave, matches!(answer, Ok(Ok(_))));
@@ -95,6 +95,15 @@ impl Sinks {
                 None
             }
         }
+    }
+
+    /// Tells a node what it need not answer for; whether it is on its way. That is all that is known then, so it says nothing of
+    /// the node's breaker.
+    async fn tell(&self, node: &NodeId, deadline_ms: u64, told: impl Future<Output = PortResult<()>>) -> bool {
+        if self.nodes.is_open(node) {
+            return false;
+        }
+        matches!(tokio::time::timeout(Duration::from_millis(deadline_ms), told).await, Ok(Ok(())))
     }
 
     /// Where users are, and what they are told sorted by node.
@@ -155,7 +164,7 @@ impl Dispatch for Sinks {
             let by_node = self.sorted(latest(notes)).await;
             let calls = by_node.into_iter().map(|(node, notes)| async move {
                 let count = notes.len();
-                if self.call(&node, deadline, self.backplane.notify(&node, notes)).await.is_none() {
+                if !self.tell(&node, deadline, self.backplane.notify(&node, notes)).await {
                     dropped(count, "unreachable");
                 }
             });
@@ -186,7 +195,7 @@ impl Dispatch for Sinks {
             }
             let calls = by_node.into_iter().map(|(node, signals)| async move {
                 let count = signals.len();
-                if self.call(&node, deadline, self.backplane.signal(&node, signals)).await.is_none() {
+                if !self.tell(&node, deadline, self.backplane.signal(&node, signals)).await {
                     dropped(count, "unreachable");
                 }
             });

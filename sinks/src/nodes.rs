@@ -32,6 +32,11 @@ impl Nodes {
         }
     }
 
+    /// Whether a node's breaker is open.
+    pub(crate) fn is_open(&self, node: &NodeId) -> bool {
+        self.failing.lock().get(node).is_some_and(Breaker::is_open)
+    }
+
     /// Reports how the call went.
     pub(crate) fn record(&self, node: &NodeId, now: Millis, leave: Leave, ok: bool) {
         let mut failing = self.failing.lock();
@@ -85,7 +90,8 @@ pub(crate) fn told(name: &str, change: Change) {
 mod tests {
     use super::*;
 
-    const RULE: Rule = Rule { failures: 5, percent: 50, calls: 20, window_ms: 10_000, open_ms: 30_000 };
+    const RULE: Rule =
+        Rule { failures: 5, percent: 50, calls: 20, window_ms: 10_000, open_ms: 30_000, probe_ms: 30_000 };
 
     fn fail(nodes: &Nodes, node: &NodeId, times: u64) {
         for t in 0..times {
@@ -112,6 +118,20 @@ mod tests {
         let probe = nodes.admit(&one, Millis(40_000)).unwrap();
         nodes.record(&one, Millis(40_001), probe, true);
         assert!(nodes.failing.lock().is_empty());
+    }
+
+    #[test]
+    fn one_probe_at_a_time() {
+        let nodes = Nodes::new(RULE.open_for(2_000, 5_000), 8);
+        let one = NodeId::parse("one").unwrap();
+        fail(&nodes, &one, 5);
+        let probe = nodes.admit(&one, Millis(2_004)).unwrap();
+        for later in [2_004, 4_004, 7_003] {
+            assert!(nodes.admit(&one, Millis(later)).is_none(), "{later}");
+        }
+        assert!(nodes.admit(&one, Millis(7_004)).is_some(), "it was not answered in its time");
+        nodes.record(&one, Millis(7_100), probe, true);
+        assert!(!nodes.is_open(&one), "answered well, however late");
     }
 
     #[test]

@@ -215,6 +215,22 @@ async fn r6_2_a_failing_node_is_left_alone_and_the_others_are_not() {
     assert_eq!(sinks.deliver(vec![routed(9, 1, &["a"])]).await, [Outcome::Taken], "closed again");
 }
 
+#[tokio::test]
+async fn what_is_told_without_an_answer_says_nothing_of_a_node() {
+    let nodes = Nodes::of(&[("a", Manner::Fails), ("b", Manner::Takes)]);
+    let clock = clock();
+    let sinks = sinks(&nodes, &clock, 1_000);
+    for n in 0..5 {
+        sinks.deliver(vec![routed(n, 1, &["a"])]).await;
+    }
+    clock.pass(Limits::default().sink.node_open_ms);
+    sinks.notify(vec![note(MessageId::fresh(Timestamp(1)), Status::Read)]).await;
+    assert!(nodes.notes.lock().iter().all(|(node, ..)| node == "b"));
+    assert_eq!(sinks.deliver(vec![routed(6, 1, &["a"])]).await, [UNREACHABLE], "the probe");
+    nodes.set("a", Manner::Takes);
+    assert_eq!(sinks.deliver(vec![routed(7, 1, &["a"])]).await, [UNREACHABLE], "it was the only one");
+}
+
 fn note(id: MessageId, status: Status) -> (UserId, StatusChange) {
     let change = StatusChange { id, status, at: Timestamp(5), reason: None, client_ref: None, metadata: None };
     ("acme/business:sara".parse().unwrap(), change)

@@ -111,6 +111,11 @@ async fn a_gateway_that_was_held_still_finds_what_it_missed() {
         metrics.lines().any(is_open).then_some(())
     })
     .await;
+    eventually("all is in the history", async || {
+        let books = cluster.ask("/admin/v1/books").await;
+        (books["total"]["unrecorded"] == 0 && books["total"]["accepted"] == sent.len()).then_some(())
+    })
+    .await;
     cluster.members[gateway].thaw().unwrap();
     phone.until_seen(sent.len()).await;
     assert_eq!(phone.contents(), sent);

@@ -226,7 +226,8 @@ impl ProducerContext for Acks {
             Ok(message) => told::placed(message.offset()).map(drop),
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-                Err(told::refused(code, message.topic(), message.payload().map_or(0, <[u8]>::len)))
+                // One that is refused for its size, or beside one that is, is kept by its place alone.
+                Err(told::refused(code, message.topic(), told::BATCH))
             }
         };
         // Whoever does not wait any more tries again.
@@ -394,7 +395,9 @@ impl Thread {
             if let Some(error) = fault {
                 match error.rdkafka_error_code() {
                     // It comes again and again, and what is behind it is not read.
-                    Some(Code::NotImplemented) => tracing::warn!(%error, "a record of a business cannot be read"),
+                    Some(Code::NotImplemented | Code::BadCompression) => {
+                        tracing::warn!(%error, "a record of a business cannot be read")
+                    }
                     _ => tracing::debug!(%error, "kafka"),
                 }
                 let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));

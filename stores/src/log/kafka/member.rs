@@ -188,14 +188,14 @@ impl Member {
 
 impl Reading {
     /// Not what was seen already. What is missing is said: it cannot be had any more. So is what comes where was read before: the
-    /// log was cut, and something else stands there now.
+    /// log was cut or made anew, and something else stands there. (The last one may come twice when a rebalance interrupts.)
     fn expects(&mut self, record: &Record) -> bool {
         let (Some(next), got) = (self.next, record.offset.0) else { return true };
-        if got < next && !std::mem::replace(&mut self.behind, true) {
+        if got + 1 < next && !std::mem::replace(&mut self.behind, true) {
             tracing::error!(
                 at = %record.at, from = got, read = next,
-                "the log was cut, and what was appended since is passed over: stop what reads it and set its group back to here \
-                 (kafka-consumer-groups.sh --reset-offsets)"
+                "the log goes on before what was read: it was cut or made anew, and what was appended since is passed over. Stop what \
+                 reads it and set its group back (docs/kafka.md)"
             );
         }
         if got > next {

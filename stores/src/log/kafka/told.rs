@@ -102,6 +102,10 @@ fn missing(topic: &str) -> String {
     format!("the topic {topic} is missing from the cluster: make it with `esh3ar topics create`")
 }
 
+fn forbidden(topic: &str) -> String {
+    format!("Kafka does not let this user write to {topic}: docs/kafka.md lists what it needs")
+}
+
 /// What a record is told that librdkafka did not take: it never left this process.
 pub(crate) fn not_taken(code: Code, topic: &str) -> PortError {
     match code {
@@ -110,6 +114,7 @@ pub(crate) fn not_taken(code: Code, topic: &str) -> PortError {
         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
             PortError::Unavailable(missing(topic))
         }
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => PortError::Unavailable(forbidden(topic)),
         code => PortError::Unavailable(format!("Kafka's client did not take the record: {code}")),
     }
 }
@@ -130,9 +135,7 @@ pub(crate) fn refused(code: Code, topic: &str, bytes: usize) -> PortError {
         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
             PortError::Unknown(missing(topic))
         }
-        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => PortError::Unknown(format!(
-            "Kafka does not let this user write to {topic}: docs/kafka.md lists what it needs"
-        )),
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => PortError::Unknown(forbidden(topic)),
         code => PortError::Unknown(format!("Kafka did not answer for the record: {code}")),
     }
 }

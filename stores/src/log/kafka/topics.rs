@@ -365,7 +365,7 @@ async fn lead(settings: Arc<Settings>, names: Vec<String>) -> Result<(), OpenErr
         let client: BaseConsumer<Ear> = BaseConsumer::from_config_and_context(&settings.client(), Ear::default())
             .map_err(|error| OpenError::Address(format!("{}: {error}", settings.shown)))?;
         for name in names {
-            let mut tries = 200;
+            let mut tries = 100;
             loop {
                 let metadata = metadata(&client, &settings, &name)?;
                 let led = |topic: &rdkafka::metadata::MetadataTopic| {
@@ -377,7 +377,10 @@ async fn lead(settings: Arc<Settings>, names: Vec<String>) -> Result<(), OpenErr
                 }
                 tries -= 1;
                 if tries == 0 {
-                    let why = format!("Kafka at {}: the topic {name} was made and nobody leads it", settings.shown);
+                    let why = format!(
+                        "Kafka at {}: the topic {name} was made, and not all that lead it answer",
+                        settings.shown
+                    );
                     return Err(OpenError::Address(why));
                 }
                 std::thread::park_timeout(Duration::from_millis(50));
@@ -396,7 +399,7 @@ fn answers(client: &BaseConsumer<Ear>, settings: &Settings, name: &str) -> bool 
             return false;
         }
     }
-    let ends = client.offsets_for_times(ends, settings.ask);
+    let ends = client.offsets_for_times(ends, Duration::from_millis(500));
     ends.is_ok_and(|ends| ends.elements().iter().all(|end| end.error().is_ok()))
 }
 
