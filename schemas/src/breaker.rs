@@ -24,7 +24,8 @@ pub struct Rule {
 impl Rule {
     /// That of who is left alone for another time, and may take so long to answer a probe, ms.
     pub fn open_for(self, open_ms: u64, probe_ms: u64) -> Self {
-        Self { open_ms: open_ms.max(1), probe_ms: probe_ms.max(open_ms).max(1), ..self }
+        let open_ms = open_ms.max(1);
+        Self { open_ms, probe_ms: probe_ms.max(open_ms), ..self }
     }
 }
 

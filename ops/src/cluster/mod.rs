@@ -276,6 +276,12 @@ impl Cluster {
         Err(last.map_or_else(|| anyhow::anyhow!("no process runs"), anyhow::Error::from))
     }
 
+    /// Messages that wait in the lanes.
+    pub async fn waiting(&self, now: Timestamp) -> Result<u64> {
+        let lanes = self.admin("/admin/v1/lanes", now).await?;
+        Ok(lanes["lanes"].as_array().into_iter().flatten().filter_map(|lane| lane["waiting"].as_u64()).sum())
+    }
+
     /// What a process says of its readiness, with the status of the answer.
     pub async fn ready(&self, member: usize) -> Result<(u16, serde_json::Value)> {
         let asked = self.http.get(format!("http://{}/health/ready", self.members[member].admin())).send().await?;

@@ -242,17 +242,12 @@ fn resident(cluster: &Cluster) -> u64 {
     cluster.members.iter().filter_map(|member| member.pid()).map(of).sum()
 }
 
-async fn waiting(cluster: &Cluster, clock: &dyn Clock) -> Result<u64> {
-    let lanes = cluster.admin("/admin/v1/lanes", clock.wall()).await?;
-    Ok(lanes["lanes"].as_array().into_iter().flatten().filter_map(|lane| lane["waiting"].as_u64()).sum())
-}
-
 /// Waits until no more than so many messages wait in the lanes, or the time is over; how many wait then. Who would tell may be
 /// starting: it is asked again.
 async fn until_few_wait(cluster: &Cluster, clock: &dyn Clock, few: u64, patience_ms: u64) -> Result<u64> {
     let until = clock.mono().plus(patience_ms);
     loop {
-        let waiting = waiting(cluster, clock).await;
+        let waiting = cluster.waiting(clock.wall()).await;
         if waiting.as_ref().is_ok_and(|waiting| *waiting <= few) || clock.mono() >= until {
             return waiting;
         }

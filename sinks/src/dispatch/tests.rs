@@ -198,14 +198,19 @@ async fn a_node_that_does_not_answer_fails_its_own_messages_only_and_in_time() {
     assert_eq!(outcomes, [UNREACHABLE, Outcome::Taken, Outcome::Taken]);
 }
 
-#[tokio::test]
-async fn r6_2_a_failing_node_is_left_alone_and_the_others_are_not() {
-    let nodes = Nodes::of(&[("a", Manner::Fails), ("b", Manner::Takes)]);
-    let clock = clock();
+/// Node a has failed as often as opens its breaker, b takes.
+async fn one_fails() -> (Arc<Nodes>, Arc<ManualClock>, Arc<Sinks>) {
+    let (nodes, clock) = (Nodes::of(&[("a", Manner::Fails), ("b", Manner::Takes)]), clock());
     let sinks = sinks(&nodes, &clock, 1_000);
     for n in 0..5 {
         assert_eq!(sinks.deliver(vec![routed(n, 1, &["a"])]).await, [UNREACHABLE]);
     }
+    (nodes, clock, sinks)
+}
+
+#[tokio::test]
+async fn r6_2_a_failing_node_is_left_alone_and_the_others_are_not() {
+    let (nodes, clock, sinks) = one_fails().await;
     nodes.set("a", Manner::Takes);
     let outcomes = sinks.deliver(vec![routed(6, 1, &["a"]), routed(7, 2, &["b"])]).await;
     assert_eq!(outcomes, [UNREACHABLE, Outcome::Taken], "open for a, closed for b");
@@ -217,12 +222,7 @@ async fn r6_2_a_failing_node_is_left_alone_and_the_others_are_not() {
 
 #[tokio::test]
 async fn what_is_told_without_an_answer_says_nothing_of_a_node() {
-    let nodes = Nodes::of(&[("a", Manner::Fails), ("b", Manner::Takes)]);
-    let clock = clock();
-    let sinks = sinks(&nodes, &clock, 1_000);
-    for n in 0..5 {
-        sinks.deliver(vec![routed(n, 1, &["a"])]).await;
-    }
+    let (nodes, clock, sinks) = one_fails().await;
     clock.pass(Limits::default().sink.node_open_ms);
     sinks.notify(vec![note(MessageId::fresh(Timestamp(1)), Status::Read)]).await;
     assert!(nodes.notes.lock().iter().all(|(node, ..)| node == "b"));

@@ -120,6 +120,17 @@ impl Cluster {
         self.cluster.admin(path, now()).await.unwrap_or_else(|why| panic!("{path}: {why:#}"))
     }
 
+    /// Messages that wait in the lanes.
+    pub async fn waiting(&self) -> u64 {
+        self.cluster.waiting(now()).await.unwrap_or_else(|why| panic!("what waits: {why:#}"))
+    }
+
+    /// What a process tells of its metrics.
+    pub async fn metrics(&self, member: usize) -> String {
+        let told = reqwest::get(format!("http://{}/metrics", self.members[member].admin())).await;
+        told.expect("an answer").text().await.expect("a text")
+    }
+
     /// What the members logged, for a failure's message.
     pub fn logs(&self) -> String {
         let tail = |log: &str| {

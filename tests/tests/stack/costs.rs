@@ -22,8 +22,7 @@ const AT_TIMES: [&str; 4] = ["Epoch", "DueFrom", "Buckets", "Counts"];
 type Asked = BTreeMap<String, f64>;
 
 async fn asked(cluster: &Cluster, role: Role) -> Asked {
-    let admin = cluster.members[cluster.nth(role, 0)].admin();
-    let text = reqwest::get(format!("http://{admin}/metrics")).await.unwrap().text().await.unwrap();
+    let text = cluster.metrics(cluster.nth(role, 0)).await;
     let named = |line: &str| {
         let (name, value) = line.strip_prefix("esh3ar_history_")?.rsplit_once(' ')?;
         let name = name.split('"').nth(1).or_else(|| name.split(['_', '{']).next())?;

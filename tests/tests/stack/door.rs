@@ -163,12 +163,6 @@ public class Produce {
 }
 "#;
 
-/// What waits in the lanes.
-async fn waiting(cluster: &Cluster) -> usize {
-    let lanes = cluster.ask("/admin/v1/lanes").await;
-    lanes["lanes"].as_array().into_iter().flatten().filter_map(|lane| lane["waiting"].as_u64()).sum::<u64>() as usize
-}
-
 /// 10,000 records a second from the official client, a door killed in the middle: each becomes one message, none is lost, and
 /// those of one recipient keep their order. The pipelines begin when all is in, so that it is the door whose rate is told.
 #[tokio::test(flavor = "multi_thread")]
@@ -191,8 +185,8 @@ async fn ten_thousand_records_a_second_and_a_door_that_dies() {
     java.args([&cluster.kafka.hosts(), "esh3ar.ingress.acme", &COUNT.to_string(), &USERS.to_string(), "10000"]);
     let producing = tokio::spawn(async move { java.stderr(Stdio::null()).output().await.unwrap() });
 
-    eventually("the door takes them in", async || (waiting(&cluster).await > 2_000).then_some(())).await;
-    let (began, before) = (Instant::now(), waiting(&cluster).await);
+    eventually("the door takes them in", async || (cluster.waiting().await > 2_000).then_some(())).await;
+    let (began, before) = (Instant::now(), cluster.waiting().await);
     let first = cluster.nth(Role::Ingest, 0);
     for _ in 0..3 {
         cluster.members[first].kill();
@@ -207,8 +201,8 @@ async fn ten_thousand_records_a_second_and_a_door_that_dies() {
     println!("{kept} records produced in {ms} ms: {:.0} a second", COUNT as f64 * 1e3 / ms.parse::<f64>().unwrap());
     // What a killed door had taken and not committed is there twice: all are in when nothing is added any more.
     let (mut taken, mut at) = (0, Instant::now());
-    while taken < COUNT || at.elapsed() < Duration::from_secs(2) {
-        let now = waiting(&cluster).await;
+    while taken < COUNT as u64 || at.elapsed() < Duration::from_secs(2) {
+        let now = cluster.waiting().await;
         if now > taken {
             (taken, at) = (now, Instant::now());
         }
@@ -216,7 +210,7 @@ async fn ten_thousand_records_a_second_and_a_door_that_dies() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let rate = (taken - before) as f64 / at.duration_since(began).as_secs_f64();
-    println!("{taken} taken in, {} of them again: {rate:.0} a second through three kills", taken - COUNT);
+    println!("{taken} taken in, {} of them again: {rate:.0} a second through three kills", taken - COUNT as u64);
 
     let began = Instant::now();
     let per_second = |since: Instant| COUNT as f64 / since.elapsed().as_secs_f64();

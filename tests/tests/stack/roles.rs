@@ -105,8 +105,7 @@ async fn a_gateway_that_was_held_still_finds_what_it_missed() {
     eventually("the node is left alone", async || {
         sent.push(format!("{}", sent.len()));
         business.send(&number(1), &sent[sent.len() - 1]).await;
-        let admin = cluster.members[cluster.nth(Role::Pipeline, 0)].admin();
-        let metrics = reqwest::get(format!("http://{admin}/metrics")).await.unwrap().text().await.unwrap();
+        let metrics = cluster.metrics(cluster.nth(Role::Pipeline, 0)).await;
         let is_open = |line: &str| line.starts_with("esh3ar_breaker_open{breaker=\"node:") && line.ends_with(" 1");
         metrics.lines().any(is_open).then_some(())
     })

@@ -192,8 +192,7 @@ impl Answers {
             })?;
             let partitions = found.topics().first().map(|topic| topic.partitions()).unwrap_or_default();
             if partitions.is_empty() {
-                let why = format!("the topic {topic} is missing from the cluster: make it with `esh3ar topics create`");
-                return Err(PortError::Unavailable(why));
+                return Err(PortError::Unavailable(told::missing(topic)));
             }
             for partition in partitions {
                 let (id, isr) = (partition.id(), partition.isr().len());

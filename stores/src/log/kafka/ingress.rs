@@ -135,15 +135,8 @@ impl KafkaIngress {
         let wrong = |why: &dyn std::fmt::Display| {
             OpenError::Address(format!("the topics of businesses at {}: {why}", settings.shown))
         };
-        let mut config = settings.client();
-        config
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("linger.ms", limits.kafka_linger_ms.to_string())
-            .set("message.timeout.ms", limits.kafka_append_ms.to_string())
-            .set("message.max.bytes", limits.kafka_record_bytes.to_string())
-            .set("batch.size", told::BATCH.to_string());
-        let rejects = ThreadedProducer::from_config_and_context(&config, Acks).map_err(|why| wrong(&why))?;
+        let rejects =
+            ThreadedProducer::from_config_and_context(&settings.producer(limits), Acks).map_err(|why| wrong(&why))?;
         let name = settings.named(REJECTED);
         let found = rejects.client().fetch_metadata(Some(&name), settings.ask).map_err(|error| {
             let trouble = error.rdkafka_error_code().map(|code| (code, error.to_string()));

@@ -51,14 +51,8 @@ struct Line {
 
 impl Line {
     fn open(settings: &Settings, limits: &StoreLimits, clock: Arc<dyn Clock>) -> Result<Self, String> {
-        let mut config = settings.client();
+        let mut config = settings.producer(limits);
         config
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("linger.ms", limits.kafka_linger_ms.to_string())
-            .set("message.timeout.ms", limits.kafka_append_ms.to_string())
-            .set("message.max.bytes", limits.kafka_record_bytes.to_string())
-            .set("batch.size", told::BATCH.to_string())
             .set("statistics.interval.ms", "1000")
             // Ours is the bound (`Producer::room`); these only have to be larger.
             .set("queue.buffering.max.messages", "1000000")

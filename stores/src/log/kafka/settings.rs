@@ -5,6 +5,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use schemas::{Topic, limits::StoreLimits, port::Group};
 
+use super::told::BATCH;
 use crate::{OpenError, urls::Address};
 
 /// What the names of topics and groups begin with where the address names nothing else.
@@ -157,6 +158,19 @@ impl Settings {
         for (key, value) in &self.security {
             config.set(*key, value);
         }
+        config
+    }
+
+    /// What a producer is told beyond that: nothing twice, and nothing counts that not all copies in sync have.
+    pub(crate) fn producer(&self, limits: &StoreLimits) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", limits.kafka_linger_ms.to_string())
+            .set("message.timeout.ms", limits.kafka_append_ms.to_string())
+            .set("message.max.bytes", limits.kafka_record_bytes.to_string())
+            .set("batch.size", BATCH.to_string());
         config
     }
 

@@ -98,7 +98,8 @@ fn too_large(topic: &str) -> String {
     format!("the record is larger than {topic} takes: raise max.message.bytes of the topic, or send less at once")
 }
 
-fn missing(topic: &str) -> String {
+/// That a topic is not there, with what to do.
+pub(crate) fn missing(topic: &str) -> String {
     format!("the topic {topic} is missing from the cluster: make it with `esh3ar topics create`")
 }
 
