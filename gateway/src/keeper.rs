@@ -25,8 +25,6 @@ const RESYNC_MS: u64 = 10_000;
 
 /// While presence is away nobody can be told of anything from elsewhere: sessions are compared so often, ms.
 const BLIND_MS: u64 = 8_000;
-/// Less than this between two looks is a busy machine, ms.
-const HELD_MS: u64 = 1_000;
 /// Sessions registered at once.
 const AT_ONCE: usize = 64;
 
@@ -54,19 +52,21 @@ struct Signs {
 
 type Weak = std::sync::Weak<Gateway>;
 
-/// Wakes sessions whose deadline has come. Who was held still for longer than others wait for a node may have missed what they
-/// gave up meanwhile.
+/// Wakes sessions whose deadline has come. Who was held still for as long as others wait for a node may have missed what they
+/// gave up meanwhile: to compare once too often, on a busy machine, costs one look at each inbox.
 async fn wake(gateway: Weak, signs: Arc<Signs>) {
     let mut awake: Option<Millis> = None;
     loop {
         let Some(here) = gateway.upgrade() else { return };
         let limits = &here.parts.limits;
         let socket = &limits.socket;
-        let shortest = limits.flow.ack_ms.min(socket.heartbeat_ms).min(socket.silent_ms).min(socket.write_ms);
+        let deadlines = [limits.flow.ack_ms, limits.flow.deliver_ms, socket.heartbeat_ms, socket.silent_ms];
+        let shortest = deadlines.into_iter().fold(socket.write_ms, u64::min);
         // A tenth of the shortest deadline is near enough; more often than every 10 ms it would cost and gain nothing.
         let every = Duration::from_millis((shortest / 10).clamp(10, 250));
+        let held_ms = limits.flow.deliver_ms.max(4 * every.as_millis() as u64);
         let now = here.parts.clock.mono();
-        if awake.replace(now).is_some_and(|awake| now.since(awake) >= limits.flow.deliver_ms.max(HELD_MS)) {
+        if awake.replace(now).is_some_and(|awake| now.since(awake) >= held_ms) {
             tracing::warn!("the process was held still: sessions are compared with their inboxes");
             signs.compare.notify_one();
         }
@@ -153,7 +153,9 @@ async fn compare(gateway: Weak, signs: Arc<Signs>) {
         // Nodes do not come all at once.
         let jitter = (uuid::Uuid::new_v4().as_u128() % u128::from(RESYNC_MS / 10)) as u64;
         tokio::time::sleep(Duration::from_millis(jitter)).await;
-        resync(gateway.clone()).await;
+        if !resync(gateway.clone()).await {
+            signs.compare.notify_one();
+        }
     }
 }
 
@@ -204,27 +206,30 @@ async fn register(gateway: &Gateway, handle: &Handle) -> bool {
     true
 }
 
-/// Tells every session where its inbox ends, spread over the time allowed.
-pub(crate) async fn resync(gateway: Weak) {
-    let Some(here) = gateway.upgrade() else { return };
+/// Tells every session where its inbox ends, spread over the time allowed; false where history could not tell.
+async fn resync(gateway: Weak) -> bool {
+    let Some(here) = gateway.upgrade() else { return true };
     let handles = everyone(&here);
     drop(here);
     tracing::debug!(sessions = handles.len(), "sessions are compared with their inboxes");
     let pieces = handles.len().div_ceil(BATCH).max(1) as u64;
+    let mut all = true;
     for some in handles.chunks(BATCH) {
-        let Some(here) = gateway.upgrade() else { return };
-        tell_tails(&here, some).await;
+        let Some(here) = gateway.upgrade() else { return true };
+        all &= tell_tails(&here, some).await;
         drop(here);
         tokio::time::sleep(Duration::from_millis(RESYNC_MS / 2 / pieces)).await;
     }
+    all
 }
 
-async fn tell_tails(gateway: &Gateway, handles: &[Arc<Handle>]) {
+async fn tell_tails(gateway: &Gateway, handles: &[Arc<Handle>]) -> bool {
     let inboxes_of = |user: &UserId| gateway.inboxes(user);
     let owned: Vec<(&Arc<Handle>, Inbox)> = handles
         .iter()
         .flat_map(|handle| inboxes_of(&handle.me.user).into_iter().map(move |inbox| (handle, inbox)))
         .collect();
+    let mut all = true;
     for some in owned.chunks(BATCH) {
         let inboxes: Vec<Inbox> = some.iter().map(|(_, inbox)| inbox.clone()).collect();
         match gateway.parts.history.tails(&inboxes).await {
@@ -235,7 +240,11 @@ async fn tell_tails(gateway: &Gateway, handles: &[Arc<Handle>]) {
                     }
                 }
             }
-            Err(why) => tracing::warn!(%why, "inboxes could not be compared with what their sessions were sent"),
+            Err(why) => {
+                tracing::warn!(%why, "inboxes could not be compared with what their sessions were sent: they are again");
+                all = false;
+            }
         }
     }
+    all
 }

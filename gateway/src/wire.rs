@@ -231,6 +231,25 @@ async fn what_was_missed_while_presence_was_away_comes_when_it_is_back() {
     until("it is registered again", || house.world.inner.lock().places.len() == 1).await;
 }
 
+// Rule 5: others wait for a node for so long, and then it has missed what they gave up. The history may be away just then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_held_still_for_as_long_as_deliveries_wait_finds_what_was_missed() {
+    let mut limits = Limits::default();
+    limits.flow.deliver_ms = 500;
+    let house = House::open(limits).await;
+    let address = house.serve().await;
+    let (_task, mut seen) = listen(&address, "d1");
+    house.world.record(message_to(PHONE, 1));
+    assert_eq!(items(&mut seen, 1).await, [1], "it is connected, and has what there was");
+    house.world.record(message_to(PHONE, 2));
+    house.world.inner.lock().away.push("tails");
+    house.clock.put_forward(500);
+    let failed = || house.world.inner.lock().failed.load(std::sync::atomic::Ordering::SeqCst);
+    until("it looked in vain", || failed() > 0).await;
+    house.world.inner.lock().away.clear();
+    assert_eq!(items(&mut seen, 1).await, [2]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn draining_tells_clients_to_come_back_and_makes_what_they_said_durable() {
     let house = House::open(Limits::default()).await;
