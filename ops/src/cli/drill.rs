@@ -9,7 +9,7 @@ use super::print;
 use crate::{
     clock::SystemClock,
     drill::{
-        ClusterDrill, KillDrill,
+        ClusterDrill, KillDrill, Pace,
         cluster::{self, Class},
         kill,
     },
@@ -32,7 +32,7 @@ pub enum DrillCommand {
 
 /// Shown under the options.
 const CLUSTER_EXAMPLE: &str = "Examples:
-  esh3ar drill cluster --rounds 48 --kafka 3                every class of fault three times, on three brokers
+  esh3ar drill cluster --rounds 57 --kafka 3                every class of fault three times, on three brokers
   esh3ar drill cluster --faults freeze-pipeline,network --rounds 10 --seed 7
 
 It starts its servers by the scripts of ops/stack, from packages, and stops them when it ends. For each fault it tells the longest
@@ -44,7 +44,7 @@ pub struct ClusterArgs {
     /// How many faults.
     #[arg(long, default_value_t = 32)]
     rounds: usize,
-    /// Which classes, with commas between; all without any.
+    /// Which classes, with commas between; without any all that this set-up can have.
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     faults: Vec<Class>,
     /// What follows what, and where it strikes; a number of its own where none is given.
@@ -56,6 +56,10 @@ pub struct ClusterArgs {
     /// How many times slower than as fast as they can people send.
     #[arg(long, default_value_t = 10)]
     pace: u32,
+    /// Messages a second of all people together: batches make up what the others, who go by the pace, leave of it. Without it
+    /// batches are as they happen to be.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
     /// How long a freeze or a bad network lasts, s.
     #[arg(long, default_value_t = 30)]
     freeze: u64,
@@ -126,15 +130,21 @@ fn empty(data: &std::path::Path) -> Result<(), Failure> {
 async fn many(args: ClusterArgs, json: bool) -> Result<(), Failure> {
     empty(&args.data)?;
     let folder = std::path::absolute(&args.data).map_err(|why| Failure::usage(format!("--data: {why}")))?;
+    let servers = (args.kafka.max(1), args.cassandra.max(1));
+    if let Some(class) = args.faults.iter().find(|class| !class.can_befall(servers)) {
+        let why = "is between several servers of one kind: add --kafka 3 or --cassandra 3";
+        return Err(Failure::usage(format!("{class} {why}")));
+    }
+    let possible = || Class::ALL.into_iter().filter(|class| class.can_befall(servers)).collect();
     let drill = ClusterDrill {
         rounds: args.rounds,
-        faults: if args.faults.is_empty() { Class::ALL.to_vec() } else { args.faults },
+        faults: if args.faults.is_empty() { possible() } else { args.faults },
         seed: args.seed.unwrap_or_else(rand::random),
         users: args.users.max(2),
-        pace: args.pace.max(1),
+        pace: Pace { slower: args.pace.max(1), rate: args.rate },
         freeze_s: args.freeze,
         settle_ms: args.settle * 1_000,
-        servers: (args.kafka.max(1), args.cassandra.max(1)),
+        servers,
         roles: (args.ingest.max(1), args.pipelines.max(1), args.gateways.max(1)),
         stack: args.stack,
         program: None,

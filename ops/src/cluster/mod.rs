@@ -2,13 +2,13 @@
 //! would run them. What drills break, benchmarks load and tests ask.
 //!
 //! Clients reach the roles through two load balancers, one in front of those who take messages in and one in front of those
-//! who hold sockets. Where a plan asks for it, a bad network can be put between each process and each server.
+//! who hold sockets. Where a plan asks for it, a bad network can be put between each process and each server, and between servers of one kind.
 
 mod proxy;
 mod servers;
 mod ways;
 
-use std::path::PathBuf;
+use std::{net::Ipv4Addr, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use ingest::auth::{NewToken, Permissions, Who, mint};
@@ -42,7 +42,7 @@ pub struct Plan {
     pub cassandra: usize,
     /// Settings of every process, as `--set` takes them.
     pub set: Vec<String>,
-    /// Whether a bad network can be put between processes and servers ([`Ways`]).
+    /// Whether a bad network can be put between processes and servers, and between servers of one kind ([`Ways`]).
     pub proxied: bool,
     /// Whether servers are compiled for long runs.
     pub long: bool,
@@ -147,7 +147,7 @@ pub struct Cluster {
     pub front: Proxy,
     /// In front of those who hold sockets.
     pub sockets: Proxy,
-    /// The networks between processes and servers, where the plan asked for ones that can be bad.
+    /// The networks between processes and servers and between servers, where the plan asked for ones that can be bad.
     pub ways: Ways,
     /// The log's servers.
     pub kafka: Nodes,
@@ -164,17 +164,19 @@ pub struct Cluster {
 impl Cluster {
     /// Starts servers, makes topics and tables, starts the processes, and waits until all are ready.
     pub async fn start(plan: Plan) -> Result<Self> {
-        let (stack, folder, long) = (&plan.stack, &plan.folder, if plan.long { &["--long"][..] } else { &[] });
+        let (stack, folder) = (&plan.stack, &plan.folder);
         let (front_port, sockets_port) = free_ports()?;
         let names: Vec<_> = plan.roles.iter().flat_map(|(role, count)| (1..=*count).map(|n| (*role, n))).collect();
         let ports = Ways::kafka_ports(&plan, names.len())?;
         let listeners: Vec<String> = ports.iter().map(|(own, shown)| format!("{own}:{shown}")).collect();
-        let mut kafka_more = long.to_vec();
-        kafka_more.extend(listeners.iter().flat_map(|ports| ["--listener", ports]));
+        let (mut ways, peers) = Ways::among(&plan).await?;
+        let more = |of: &[String]| plan.long.then(|| "--long".to_owned()).into_iter().chain(of.to_vec()).collect();
+        let (mut kafka_more, cassandra_more): (Vec<_>, Vec<_>) = (more(&peers.kafka), more(&peers.cassandra));
+        kafka_more.extend(listeners.into_iter().flat_map(|ports| ["--listener".to_owned(), ports]));
         let folders = ["kafka", "cassandra", "redis"].map(|name| folder.join(name));
         let (kafka, cassandra, redis) = tokio::try_join!(
             Nodes::start(stack, "kafka", &folders[0], plan.kafka, &kafka_more),
-            Nodes::start(stack, "cassandra", &folders[1], plan.cassandra, long),
+            Nodes::start(stack, "cassandra", &folders[1], plan.cassandra, &cassandra_more),
             Nodes::start(stack, "redis", &folders[2], 1, &[]),
         )?;
         let secret: String = (0..43).map(|_| char::from(rand::rng().sample(rand::distr::Alphanumeric))).collect();
@@ -194,7 +196,7 @@ impl Cluster {
             Kind::Redis => &redis,
         };
         let env = settings(&|kind| nodes(kind).hosts());
-        let (mut members, mut ways) = (Vec::new(), Ways::default());
+        let mut members = Vec::new();
         for (place, (role, n)) in names.into_iter().enumerate() {
             if plan.proxied {
                 ways.lay(place, nodes, ports.get(place).copied()).await?;
@@ -203,8 +205,8 @@ impl Cluster {
             members.push(member(&plan, role, n, &own)?);
         }
         let doors = |role: Role| members.iter().filter(|m| m.role == role).map(Member::listen).collect::<Vec<_>>();
-        let front = Proxy::start(front_port, doors(Role::Ingest)).await?;
-        let sockets = Proxy::start(sockets_port, doors(Role::Gateway)).await?;
+        let front = Proxy::start((Ipv4Addr::LOCALHOST, front_port), doors(Role::Ingest)).await?;
+        let sockets = Proxy::start((Ipv4Addr::LOCALHOST, sockets_port), doors(Role::Gateway)).await?;
         let http = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(30)).build()?;
         let mut cluster = Self { members, front, sockets, ways, kafka, cassandra, redis, plan, env, secret, http };
         let wanted: Vec<String> = cluster.plan.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]).collect();

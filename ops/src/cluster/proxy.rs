@@ -2,6 +2,7 @@
 //! balancer is to clients, and what a bad network is to everybody.
 
 use std::{
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -49,9 +50,9 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on a port (0: a free one) and carries to these places, one connection after the other.
-    pub async fn start(port: u16, places: Vec<String>) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    /// Listens there (port 0: a free one) and carries to these places, one connection after the other.
+    pub async fn start(at: (Ipv4Addr, u16), places: Vec<String>) -> Result<Self> {
+        let listener = TcpListener::bind(at).await?;
         let address = listener.local_addr()?.to_string();
         let (mode, watched) = watch::channel(Mode::Open);
         let task = tokio::spawn(accept(listener, places.into(), watched));
@@ -154,7 +155,8 @@ mod tests {
     #[tokio::test]
     async fn connections_are_spread_and_a_place_that_is_gone_is_passed_over() {
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-        let proxy = Proxy::start(0, vec![place("a").await, gone, place("b").await]).await.unwrap();
+        let proxy =
+            Proxy::start((Ipv4Addr::LOCALHOST, 0), vec![place("a").await, gone, place("b").await]).await.unwrap();
         let mut heard = Vec::new();
         for _ in 0..6 {
             let mut stream = TcpStream::connect(&proxy.address).await.unwrap();
@@ -166,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_way_can_fall_silent_and_be_cut() {
-        let proxy = Proxy::start(0, vec![place("a").await]).await.unwrap();
+        let proxy = Proxy::start((Ipv4Addr::LOCALHOST, 0), vec![place("a").await]).await.unwrap();
         let mut stream = TcpStream::connect(&proxy.address).await.unwrap();
         assert_eq!(hear(&mut stream).await, Some(b'a'));
         proxy.set(Mode::Silent);

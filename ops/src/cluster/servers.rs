@@ -33,14 +33,14 @@ pub struct Nodes {
 
 impl Nodes {
     /// Starts servers: `name` is a script in the folder `stack`, `more` are its further arguments.
-    pub async fn start(stack: &Path, name: &str, folder: &Path, count: usize, more: &[&str]) -> Result<Self> {
+    pub async fn start(stack: &Path, name: &str, folder: &Path, count: usize, more: &[String]) -> Result<Self> {
         let script = stack.join(name);
         ensure!(script.exists(), "there is no {}: name the folder of the scripts by --stack", script.display());
         std::fs::create_dir_all(folder)?;
         let (count, until) = (count.to_string(), std::process::id().to_string());
         let text = folder.to_str().context("the folder's name is not UTF-8")?;
         let mut arguments = vec!["start", "--folder", text, "--nodes", &count, "--until", &until];
-        arguments.extend(more);
+        arguments.extend(more.iter().map(String::as_str));
         let said = run(&script, &arguments).await?;
         let addresses: Vec<_> = said.lines().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect();
         ensure!(!addresses.is_empty(), "{name} named no address: {said}");

@@ -12,7 +12,7 @@ use super::{
     kill::Report,
     ledger::{self, Account, Stands},
     phones, senders,
-    world::{Doors, Recipient, TENANTS, World},
+    world::{Doors, Pace, Recipient, TENANTS, World},
 };
 use crate::child::Server;
 
@@ -71,12 +71,11 @@ pub(super) fn everybody(world: &Arc<World>) -> JoinSet<()> {
     tasks
 }
 
-/// The people of a drill: so many who are connected, and a quarter as many more who sleep. `pace`: how many times slower than
-/// as fast as they can they send. `mint` makes a token of a tenant.
+/// The people of a drill: so many who are connected, and a quarter as many more who sleep. `mint` makes a token of a tenant.
 pub(super) fn people(
     users: usize,
     doors: Doors,
-    pace: u32,
+    pace: Pace,
     mint: impl Fn(&str, Who) -> Result<String>,
     clock: Arc<dyn Clock>,
 ) -> Result<World> {
@@ -103,6 +102,8 @@ pub(super) fn people(
         http: reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?,
         servers: tenants.clone().map(|tenant| token(tenant, Who::Server)).collect::<Result<_>>()?,
         desks: tenants.map(|tenant| token(tenant, desk()?)).collect::<Result<_>>()?,
+        began: clock.mono(),
+        closed_ms: Default::default(),
         clock,
         people,
         gate: Default::default(),
@@ -129,6 +130,7 @@ pub(super) async fn check(
 ) -> Result<usize> {
     // Until every sender knows what became of what it sent.
     let closed = world.gate.write().await;
+    let since = world.clock.mono();
     let wait = world.last_expiry.lock().ms_since(world.clock.wall()).max(1);
     tokio::time::sleep(Duration::from_millis(wait)).await;
     world.awake.send_replace(true);
@@ -155,6 +157,7 @@ pub(super) async fn check(
     while world.connected_sleepers.load(std::sync::atomic::Ordering::Acquire) > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    world.closed_ms.fetch_add(world.clock.mono().since(since), std::sync::atomic::Ordering::AcqRel);
     drop(closed);
     Ok(upto)
 }

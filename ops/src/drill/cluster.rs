@@ -21,7 +21,7 @@ use self::pulse::Pulse;
 use super::{
     account::{self, Asked},
     kill::Report,
-    world::{Doors, World},
+    world::{Doors, Pace, World},
 };
 use crate::{
     cluster::{Cluster, Plan},
@@ -65,8 +65,8 @@ pub struct ClusterDrill {
     pub seed: u64,
     /// How many recipients are connected; a quarter as many more sleep.
     pub users: usize,
-    /// How many times slower than as fast as they can people send.
-    pub pace: u32,
+    /// How much people send.
+    pub pace: Pace,
     /// How long a freeze or a bad network lasts, s.
     pub freeze_s: u64,
     /// How long everything may take to settle after a check began, ms.
@@ -155,7 +155,6 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
     let account = Report { balanced: true, ..Report::default() };
     let mut report = ClusterReport { account, seed: drill.seed, ..ClusterReport::default() };
     let pulse = Pulse::new(world.clone());
-    let (load_began, mut accounts_ms) = (clock.mono(), 0);
     tokio::time::sleep(WARM_UP / 2).await;
     (report.full_rate, report.calm_silence_ms) = pulse.calm(WARM_UP).await;
     report.resident.0 = resident(&cluster);
@@ -187,9 +186,8 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
         report.faults.push(told);
         report.account.kills = round as u32 + 1;
         if (round + 1) % EVERY == 0 || round + 1 == order.len() {
-            let (ask, settling) = (ask(&cluster, &*clock)?, clock.mono());
+            let ask = ask(&cluster, &*clock)?;
             asked = account::check(&world, &ask, drill.settle_ms, asked, &mut report.account).await?;
-            accounts_ms += clock.mono().since(settling);
             if !report.is_clean() {
                 break;
             }
@@ -197,8 +195,7 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
         tokio::time::sleep(BREATH).await;
     }
     report.resident.1 = resident(&cluster);
-    let load_ms = clock.mono().since(load_began).saturating_sub(accounts_ms).max(1);
-    report.accepted_per_second = report.account.accepted as f64 * 1e3 / load_ms as f64;
+    report.accepted_per_second = report.account.accepted as f64 * 1e3 / world.open_ms().max(1) as f64;
     // What waits is counted when nobody sends any more: every group has to come to its end.
     world.over.cancel();
     tasks.shutdown().await;
@@ -266,7 +263,7 @@ mod tests {
             faults: Class::ALL.to_vec(),
             seed: 1,
             users: 1,
-            pace: 1,
+            pace: Pace { slower: 1, rate: None },
             freeze_s: 1,
             settle_ms: 1,
             servers: (1, 1),

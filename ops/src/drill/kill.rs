@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::{
     account::{self, Asked},
-    world::Doors,
+    world::{Doors, Pace},
 };
 use crate::child::{Launch, NotStarted, Server, free_ports};
 
@@ -128,8 +128,9 @@ pub async fn run(drill: &KillDrill, clock: Arc<dyn Clock>, progress: impl Fn(u32
     let mut victim = Victim { launch, server };
     let url = format!("http://{}", victim.server.listen);
     let token = |tenant: &str, who| victim.server.token(tenant, who, clock.wall()).map_err(anyhow::Error::msg);
+    let pace = Pace { slower: 1, rate: None };
     let world =
-        Arc::new(account::people(drill.users, Doors { url: url.clone(), sockets: url }, 1, token, clock.clone())?);
+        Arc::new(account::people(drill.users, Doors { url: url.clone(), sockets: url }, pace, token, clock.clone())?);
     let mut tasks = account::everybody(&world);
 
     let mut report = Report { balanced: true, ..Report::default() };

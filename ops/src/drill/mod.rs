@@ -11,3 +11,4 @@ mod world;
 
 pub use cluster::ClusterDrill;
 pub use kill::{KillDrill, Report};
+pub use world::Pace;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{
     ledger::{Cancel, Promise, Stream},
     phones::AGAIN,
-    world::World,
+    world::{TENANTS, World},
 };
 
 /// What a sender that insisted came to know.
@@ -47,8 +47,8 @@ fn any_lane() -> Priority {
     Priority::ALL.choose(&mut rand::rng()).copied().unwrap_or_default()
 }
 
-async fn pause(world: &World, ms: std::ops::Range<u64>) {
-    let ms = rand::rng().random_range(ms) * u64::from(world.pace);
+async fn pause(slower: u32, ms: std::ops::Range<u64>) {
+    let ms = rand::rng().random_range(ms) * u64::from(slower);
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn singles(world: Arc<World>, to: usize) {
             json!({ "to": person.number, "content": content, "key": format!("{to}.{content}"), "priority": lane });
         single(&world, &world.servers[person.tenant], to, &body, promise).await;
         drop(open);
-        pause(&world, 1..15).await;
+        pause(world.pace.slower, 1..15).await;
     }
 }
 
@@ -95,15 +95,49 @@ async fn single(world: &World, token: &str, to: usize, body: &Value, promise: Pr
     None
 }
 
+/// Items of a batch at least, whatever a rate leaves of it.
+const BATCH: usize = 20;
+/// So long after nobody took anything a rate still asks for what could not be sent, s: more would be a load of its own.
+const OWED_S: f64 = 5.0;
+
+/// What a rate asks for and has not been sent: one tenant's part, so many messages a second.
+struct Owed {
+    rate: f64,
+    count: f64,
+    open_ms: u64,
+    accepted: usize,
+}
+
+impl Owed {
+    fn new(rate: f64, open_ms: u64, accepted: usize) -> Self {
+        Self { rate, count: 0.0, open_ms, accepted }
+    }
+
+    /// How many a batch is to have now. `open_ms`: how long people could send by now, ms. `accepted`: what this tenant's people
+    /// have sent by now, which is not owed any more.
+    fn batch(&mut self, open_ms: u64, accepted: usize) -> usize {
+        let fresh = self.rate * open_ms.saturating_sub(self.open_ms) as f64 / 1e3;
+        self.count += fresh - accepted.saturating_sub(self.accepted) as f64;
+        self.count = self.count.min(OWED_S * self.rate);
+        (self.open_ms, self.accepted) = (open_ms, accepted);
+        (self.count.max(0.0) as usize).max(BATCH)
+    }
+}
+
 /// Batches over NDJSON to all of a tenant's recipients, lanes mixed; some break off in the middle and are sent again whole.
 pub(super) async fn batches(world: Arc<World>, tenant: usize) {
     let (everyone, mut numbers) =
         ((0..world.people.len()).filter(|n| world.people[*n].tenant == tenant), Numbers::default());
     let everyone: Vec<_> = everyone.collect();
+    let accepted = || world.ledger.lock().iter().filter(|sent| world.people[sent.to].tenant == tenant).count();
+    let share = |rate: u32| f64::from(rate) / TENANTS.len() as f64;
+    let mut owed = world.pace.rate.map(|rate| Owed::new(share(rate), world.open_ms(), accepted()));
     while !world.over.is_cancelled() {
         let open = world.gate.read().await;
+        let any = || rand::rng().random_range(BATCH..200);
+        let count = owed.as_mut().map_or_else(any, |owed| owed.batch(world.open_ms(), accepted()));
         let mut items = Vec::new();
-        for _ in 0..rand::rng().random_range(20..200) {
+        for _ in 0..count {
             let to = everyone.choose(&mut rand::rng()).copied().unwrap_or_default();
             let lane = any_lane();
             let (content, promise) = numbers.next(to, ("batch", lane));
@@ -134,7 +168,8 @@ pub(super) async fn batches(world: Arc<World>, tenant: usize) {
             }
         }
         drop(open);
-        pause(&world, 20..150).await;
+        let (slower, ms) = if owed.is_some() { (1, 200..1_000) } else { (world.pace.slower, 20..150) };
+        pause(slower, ms).await;
     }
 }
 
@@ -223,7 +258,7 @@ pub(super) async fn stories(world: Arc<World>, tenant: usize) {
         let body = json!({ "to": world.people[to_asleep].number, "content": content, "key": format!("{to_asleep}.{content}") });
         single(&world, token, to_asleep, &body, promise).await;
         drop(open);
-        pause(&world, 5..40).await;
+        pause(world.pace.slower, 5..40).await;
     }
 }
 
@@ -293,6 +328,25 @@ pub(super) async fn from_desk(world: Arc<World>, tenant: usize) {
             last.by_desk = true;
         }
         drop(open);
-        pause(&world, 40..120).await;
+        pause(world.pace.slower, 40..120).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_make_up_what_others_leave_of_a_rate() {
+        let mut owed = Owed::new(100.0, 1_000, 50);
+        assert_eq!(owed.batch(2_000, 50), 100, "a second's share");
+        // That batch, and 30 of others.
+        assert_eq!(owed.batch(3_000, 180), 70);
+        assert_eq!(owed.batch(3_000, 250), BATCH, "nothing is owed: a small one goes all the same");
+        assert_eq!(owed.batch(3_500, 270), 30, "and is taken off");
+        assert_eq!(owed.batch(3_600, 1_000), BATCH, "others send more than is asked for");
+        let mut owed = Owed::new(100.0, 0, 0);
+        assert_eq!(owed.batch(60_000, 0), 500, "what a minute could not take is not sent at once");
+        assert_eq!(owed.batch(60_000, 500), BATCH, "nor later");
     }
 }

@@ -37,6 +37,16 @@ pub(super) struct Recipient {
     pub(super) repeats_in_session: AtomicU64,
 }
 
+/// How much people send.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// How many times slower than as fast as they can.
+    pub slower: u32,
+    /// Messages a second of all of them together: batches make up what the others leave of it, also a few seconds' worth
+    /// of what could not be sent while nobody took it. `None`: batches are as large and as frequent as they happen to be.
+    pub rate: Option<u32>,
+}
+
 /// The public doors, `http://…`; the same through every restart.
 pub(super) struct Doors {
     /// For requests.
@@ -49,8 +59,8 @@ pub(super) struct Doors {
 pub(super) struct World {
     /// Where they knock.
     pub(super) doors: Doors,
-    /// How many times slower than as fast as they can they send.
-    pub(super) pace: u32,
+    /// How much they send.
+    pub(super) pace: Pace,
     /// For requests.
     pub(super) http: reqwest::Client,
     /// The time.
@@ -63,6 +73,10 @@ pub(super) struct World {
     pub(super) people: Vec<Recipient>,
     /// Held for reading while something is sent until its fate is known, for writing while accounts are drawn up.
     pub(super) gate: RwLock<()>,
+    /// When everything began, ms of the clock.
+    pub(super) began: schemas::Millis,
+    /// For how long the gate was closed so far, ms.
+    pub(super) closed_ms: AtomicU64,
     /// Whether sleepers are to be awake.
     pub(super) awake: watch::Sender<bool>,
     /// Sleepers that are.
@@ -90,6 +104,12 @@ impl World {
     pub(super) fn of(&self, tenant: usize, sleeps: bool) -> Vec<usize> {
         let of = |n: &usize| self.people[*n].tenant == tenant && self.people[*n].sleeps == sleeps;
         (0..self.people.len()).filter(of).collect()
+    }
+
+    /// For how long people could send so far, ms. Asked while the gate is open.
+    pub(super) fn open_ms(&self) -> u64 {
+        let closed_ms = self.closed_ms.load(std::sync::atomic::Ordering::Acquire);
+        self.clock.mono().since(self.began).saturating_sub(closed_ms)
     }
 
     /// Writes down what was accepted.

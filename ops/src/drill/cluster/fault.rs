@@ -54,11 +54,13 @@ pub enum Class {
     NetworkPair,
     /// The network between clients and those who take in, or those who hold sockets.
     NetworkClients,
+    /// The network between servers of one kind: by which the others reach one of them, or all each other.
+    NetworkServers,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::KillIngest,
         Self::KillPipeline,
         Self::KillGateway,
@@ -77,7 +79,13 @@ impl Class {
         Self::Network,
         Self::NetworkPair,
         Self::NetworkClients,
+        Self::NetworkServers,
     ];
+
+    /// Whether a set-up of so many Kafka brokers and Cassandra nodes has what it strikes.
+    pub fn can_befall(self, (kafka, cassandra): (usize, usize)) -> bool {
+        self != Self::NetworkServers || kafka > 1 || cassandra > 1
+    }
 
     /// The word of the command line and of reports.
     pub fn word(self) -> String {
@@ -113,6 +121,8 @@ pub enum Between {
     Senders,
     /// Phones and the processes that hold sockets.
     Phones,
+    /// A server of a kind and the others that look for it, or all of them.
+    Servers(Kind, Option<usize>),
 }
 
 impl Between {
@@ -122,6 +132,7 @@ impl Between {
             Self::One(member, kind) => cluster.ways.set(Some(member), kind, mode),
             Self::Senders => cluster.front.set(mode),
             Self::Phones => cluster.sockets.set(mode),
+            Self::Servers(kind, node) => cluster.ways.set_peers(kind, node, mode),
         }
     }
 
@@ -134,6 +145,8 @@ impl Between {
             }
             Self::Senders => "senders and doors".to_owned(),
             Self::Phones => "phones and gateways".to_owned(),
+            Self::Servers(kind, Some(node)) => format!("{kind:?} {node} and those that look for it"),
+            Self::Servers(kind, None) => format!("all servers of {kind:?}"),
         }
     }
 }
@@ -196,6 +209,11 @@ impl Fault {
             Class::NetworkClients => {
                 let between = if rng.random() { Between::Senders } else { Between::Phones };
                 Self::Network(between, mode(rng))
+            }
+            Class::NetworkServers => {
+                let kind = cluster.ways.peers().choose(rng).copied().unwrap_or(Kind::Kafka);
+                let one = rng.random::<bool>().then(|| node(rng, kind));
+                Self::Network(Between::Servers(kind, one), mode(rng))
             }
         }
     }
