@@ -1,9 +1,10 @@
 //! The room of the lanes: how much waits in each, who holds it, and whether more is taken (R5.4, rule 12).
 //!
 //! What waits is appended minus recorded: the ends of a lane's partitions less what the pipeline has committed, asked of the
-//! log ten times a second; between two askings what is accepted here is added. The rules are pure; `watch` does the asking.
+//! log; between two askings what is accepted here is added. Every process with a door asks about every partition, so it asks
+//! seldom while there is much room. The rules are pure; `watch` does the asking.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{future::try_join_all, try_join};
 use parking_lot::Mutex;
@@ -15,6 +16,9 @@ use schemas::{
 
 /// The group whose commits say what is recorded.
 pub const PIPELINE: Group = Group("esh3ar.pipeline");
+
+/// So many times seldomer the log is asked while all lanes have much room.
+const ROOMY: u32 = 5;
 
 /// What waits in one lane.
 #[derive(Debug, Default)]
@@ -29,6 +33,8 @@ pub struct Lanes {
     rooms: [Mutex<Room>; 3],
     slow: u64,
     full: u64,
+    /// A lane no longer has much room.
+    filling: tokio::sync::Notify,
 }
 
 fn index(lane: Lane) -> usize {
@@ -38,7 +44,8 @@ fn index(lane: Lane) -> usize {
 impl Lanes {
     /// With nothing waiting.
     pub fn new(limits: &DoorLimits) -> Self {
-        Self { rooms: Default::default(), slow: limits.lane_slow, full: limits.lane_full.max(1) }
+        let (slow, full) = (limits.lane_slow, limits.lane_full.max(1));
+        Self { rooms: Default::default(), slow, full, filling: Default::default() }
     }
 
     /// What waits, most urgent lane first.
@@ -55,7 +62,7 @@ impl Lanes {
     pub fn join(&self, lane: Lane, tenant: &Tenant, count: u64) -> (u64, Option<Problem>) {
         let mut room = self.rooms[index(lane)].lock();
         let taken = self.takes(&room, tenant).min(count);
-        room.add(tenant, taken);
+        self.put(&mut room, tenant, taken);
         let refused = if taken < count { self.judge(lane, &room, tenant).err() } else { None };
         (taken, refused)
     }
@@ -67,7 +74,26 @@ impl Lanes {
 
     /// Adds without asking: what the expander appends into the free room it was given.
     pub fn add(&self, lane: Lane, tenant: &Tenant, count: u64) {
-        self.rooms[index(lane)].lock().add(tenant, count);
+        self.put(&mut self.rooms[index(lane)].lock(), tenant, count);
+    }
+
+    fn put(&self, room: &mut Room, tenant: &Tenant, count: u64) {
+        let before = room.waiting;
+        room.add(tenant, count);
+        if self.is_roomy(before) && !self.is_roomy(room.waiting) {
+            self.filling.notify_one();
+        }
+    }
+
+    /// How much longer than that the log need not be asked, unless a lane fills meanwhile.
+    fn more_rest(&self, every: Duration) -> Duration {
+        let all = self.waiting().into_iter().all(|waiting| self.is_roomy(waiting));
+        every * if all { ROOMY - 1 } else { 0 }
+    }
+
+    /// Whether a lane where so much waits has much room: what all doors take in until the log is asked again is no matter then.
+    fn is_roomy(&self, waiting: u64) -> bool {
+        waiting < self.slow / 4
     }
 
     /// What joined and was then not appended.
@@ -169,13 +195,8 @@ pub(crate) async fn watch(
     asked: Arc<tokio::sync::Notify>,
     stop: tokio_util::sync::CancellationToken,
 ) {
-    let mut tick = tokio::time::interval(std::time::Duration::from_millis(every_ms.max(1)));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let every = Duration::from_millis(every_ms.max(1));
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
         let all = futures::future::join_all(Priority::ALL.map(|lane| ask(&log, lane))).await;
         for (lane, asked) in Priority::ALL.into_iter().zip(all) {
             match asked {
@@ -188,6 +209,14 @@ pub(crate) async fn watch(
             }
         }
         asked.notify_waiters();
+        let pause = async {
+            tokio::time::sleep(every).await;
+            let _ = tokio::time::timeout(lanes.more_rest(every), lanes.filling.notified()).await;
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = pause => {}
+        }
     }
 }
 
@@ -232,6 +261,23 @@ mod tests {
         assert_eq!(code(lanes.join(Lane::Low, &zain, 60)), (50, Some(Code::LaneSlow)));
         lanes.settle(Lane::Low, 75);
         assert_eq!(code(lanes.join(Lane::Low, &acme, 1)), (1, None));
+    }
+
+    #[test]
+    fn the_log_is_asked_soon_once_a_lane_has_not_much_room_any_more() {
+        use futures::FutureExt;
+        let (lanes, acme, every) = (lanes(), tenant("acme"), Duration::from_millis(100));
+        let fills = || lanes.filling.notified().now_or_never().is_some();
+        assert_eq!(lanes.join(Lane::Low, &acme, 24).0, 24);
+        assert_eq!((fills(), lanes.more_rest(every)), (false, 4 * every), "twice a second");
+        assert_eq!(lanes.join(Lane::Low, &acme, 1).0, 1);
+        assert_eq!((fills(), lanes.more_rest(every)), (true, Duration::ZERO), "ten times a second");
+        assert_eq!(lanes.join(Lane::Low, &acme, 1).0, 1);
+        assert!(!fills(), "said once");
+        lanes.settle(Lane::Low, 0);
+        assert_eq!(lanes.more_rest(every), 4 * every);
+        lanes.add(Lane::High, &acme, 30);
+        assert!(fills(), "what the expander adds too");
     }
 
     #[test]
