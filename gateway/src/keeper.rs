@@ -20,6 +20,8 @@ const HEARTBEAT_MS: u64 = 15_000;
 const LAPSED_MS: u64 = 3 * HEARTBEAT_MS;
 /// Sessions refreshed, or compared with their inboxes, in one request.
 const BATCH: usize = 1_000;
+/// After so many failures in a row it is the history that is away, and no single inbox.
+const AWAY: u32 = 12;
 /// After a re-registration all sessions are compared within this time, ms (rule 5).
 const RESYNC_MS: u64 = 10_000;
 
@@ -136,26 +138,35 @@ async fn stay(gateway: Weak, signs: Arc<Signs>) {
     }
 }
 
-/// Compares what sessions were sent with their inboxes, whenever something may have been missed.
+/// Compares what sessions were sent with their inboxes, whenever something may have been missed. Those whose inboxes the history
+/// could not tell of are compared again, they alone, and less and less often while it tells of none.
 async fn compare(gateway: Weak, signs: Arc<Signs>) {
     let mut missed = 0;
+    let (mut untold, mut again_ms) = (Vec::new(), RESYNC_MS / 4);
     loop {
         let Some(backplane) = gateway.upgrade().map(|here| here.parts.backplane.clone()) else { return };
         tokio::select! {
             count = backplane.missed(missed) => {
                 missed = count;
+                untold.clear();
                 // What lost hints may have lost presence too.
                 signs.beat.notify_one();
             }
-            () = signs.compare.notified() => {}
+            () = signs.compare.notified() => untold.clear(),
+            () = tokio::time::sleep(Duration::from_millis(again_ms)), if !untold.is_empty() => {}
         }
         drop(backplane);
         // Nodes do not come all at once.
         let jitter = (uuid::Uuid::new_v4().as_u128() % u128::from(RESYNC_MS / 10)) as u64;
         tokio::time::sleep(Duration::from_millis(jitter)).await;
-        if !resync(gateway.clone()).await {
-            signs.compare.notify_one();
-        }
+        let Some(handles) = gateway.upgrade().map(|here| if untold.is_empty() { everyone(&here) } else { untold })
+        else {
+            return;
+        };
+        let count = handles.len();
+        untold = resync(gateway.clone(), handles).await;
+        let none = count > 0 && untold.len() == count;
+        again_ms = if none { (again_ms * 2).min(4 * RESYNC_MS) } else { RESYNC_MS / 4 };
     }
 }
 
@@ -206,30 +217,43 @@ async fn register(gateway: &Gateway, handle: &Handle) -> bool {
     true
 }
 
-/// Tells every session where its inbox ends, spread over the time allowed; false where history could not tell.
-async fn resync(gateway: Weak) -> bool {
-    let Some(here) = gateway.upgrade() else { return true };
-    let handles = everyone(&here);
-    drop(here);
+/// Tells sessions where their inboxes end, spread over the time allowed; answers those that the history did not tell of. One
+/// inbox that cannot be read keeps no others back: pieces become smaller until it is alone, and larger again.
+async fn resync(gateway: Weak, handles: Vec<Arc<Handle>>) -> Vec<Arc<Handle>> {
     tracing::debug!(sessions = handles.len(), "sessions are compared with their inboxes");
-    let pieces = handles.len().div_ceil(BATCH).max(1) as u64;
-    let mut all = true;
-    for some in handles.chunks(BATCH) {
-        let Some(here) = gateway.upgrade() else { return true };
-        all &= tell_tails(&here, some).await;
-        drop(here);
-        tokio::time::sleep(Duration::from_millis(RESYNC_MS / 2 / pieces)).await;
+    let (mut rest, mut untold) = (&handles[..], Vec::new());
+    let (mut piece, mut in_a_row) = (BATCH, 0);
+    while !rest.is_empty() {
+        let Some(here) = gateway.upgrade() else { return Vec::new() };
+        let (some, others) = rest.split_at(piece.min(rest.len()));
+        if tell_tails(&here, some).await {
+            drop(here);
+            (rest, piece, in_a_row) = (others, (piece * 2).min(BATCH), 0);
+            let part_ms = RESYNC_MS / 2 * some.len() as u64 / handles.len() as u64;
+            tokio::time::sleep(Duration::from_millis(part_ms)).await;
+            continue;
+        }
+        in_a_row += 1;
+        if in_a_row >= AWAY {
+            untold.extend_from_slice(rest);
+            break;
+        }
+        if let [one] = some {
+            untold.push(one.clone());
+            rest = others;
+        }
+        piece = (some.len() / 4).max(1);
     }
-    all
+    untold
 }
 
+/// Says whether the history told of all of them.
 async fn tell_tails(gateway: &Gateway, handles: &[Arc<Handle>]) -> bool {
     let inboxes_of = |user: &UserId| gateway.inboxes(user);
     let owned: Vec<(&Arc<Handle>, Inbox)> = handles
         .iter()
         .flat_map(|handle| inboxes_of(&handle.me.user).into_iter().map(move |inbox| (handle, inbox)))
         .collect();
-    let mut all = true;
     for some in owned.chunks(BATCH) {
         let inboxes: Vec<Inbox> = some.iter().map(|(_, inbox)| inbox.clone()).collect();
         match gateway.parts.history.tails(&inboxes).await {
@@ -241,10 +265,11 @@ async fn tell_tails(gateway: &Gateway, handles: &[Arc<Handle>]) -> bool {
                 }
             }
             Err(why) => {
-                tracing::warn!(%why, "inboxes could not be compared with what their sessions were sent: they are again");
-                all = false;
+                let sessions = handles.len();
+                tracing::warn!(%why, sessions, "inboxes could not be compared with what was sent: they are again");
+                return false;
             }
         }
     }
-    all
+    true
 }

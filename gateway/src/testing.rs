@@ -86,7 +86,9 @@ pub(crate) struct Inner {
     pub(crate) lane: Vec<Append>,
     /// Calls that fail from now on, by name.
     pub(crate) away: Vec<&'static str>,
-    /// How many did.
+    /// Whose inbox cannot be told of.
+    pub(crate) unreadable: Option<UserId>,
+    /// How many of these calls did.
     pub(crate) failed: std::sync::atomic::AtomicUsize,
 }
 
@@ -165,6 +167,9 @@ impl Inboxes for World {
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
         let inner = self.inner.lock();
         inner.check("tails")?;
+        if inboxes.iter().any(|inbox| inner.unreadable.as_ref() == Some(&inbox.user)) {
+            return Err(PortError::Unavailable("a row cannot be read".to_owned()));
+        }
         let tail = |inbox| {
             let last = inner.entries.get(inbox).and_then(|list| list.last());
             last.map_or(Tail::default(), |entry| Tail { position: entry.position, one_way: entry.one_way })
@@ -406,6 +411,9 @@ impl Backplane for World {
     async fn supersede(&self, _: &NodeId, user: &UserId, session: SessionId) -> PortResult<()> {
         let node = self.node.lock().clone().unwrap();
         node.supersede(user, session).await;
+        Ok(())
+    }
+    async fn compare(&self, _: &NodeId) -> PortResult<()> {
         Ok(())
     }
 }

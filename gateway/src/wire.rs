@@ -63,8 +63,16 @@ fn inbox(house: &House) -> Inbox {
 
 /// Runs the reference client; what it sees comes over the channel.
 fn listen(address: &str, device: &str) -> (tokio::task::JoinHandle<u16>, mpsc::Receiver<ServerFrame>) {
+    listen_as(PHONE, address, device)
+}
+
+fn listen_as(
+    number: &'static str,
+    address: &str,
+    device: &str,
+) -> (tokio::task::JoinHandle<u16>, mpsc::Receiver<ServerFrame>) {
     let (say, seen) = mpsc::channel(10_000);
-    let mut client = reference::Client::new(&format!("http://{address}"), device, || token("acme", phone(PHONE)));
+    let mut client = reference::Client::new(&format!("http://{address}"), device, move || token("acme", phone(number)));
     let task = tokio::spawn(async move { client.run(move |frame| say.try_send(frame).is_ok()).await });
     (task, seen)
 }
@@ -248,6 +256,26 @@ async fn who_was_held_still_for_as_long_as_deliveries_wait_finds_what_was_missed
     until("it looked in vain", || failed() > 0).await;
     house.world.inner.lock().away.clear();
     assert_eq!(items(&mut seen, 1).await, [2]);
+}
+
+// Rule 5: what cannot be read of one keeps nobody else waiting, and is looked at again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_inbox_that_cannot_be_read_keeps_no_others_back() {
+    const OTHER: &str = "+962790000002";
+    let house = House::open(Limits::default()).await;
+    let address = house.serve().await;
+    let (_task, mut seen) = listen(&address, "d1");
+    let (_other_task, mut other_seen) = listen_as(OTHER, &address, "d1");
+    house.world.record(message_to(PHONE, 1));
+    house.world.record(message_to(OTHER, 2));
+    assert_eq!((items(&mut seen, 1).await, items(&mut other_seen, 1).await), (vec![1], vec![2]));
+    house.world.record(message_to(PHONE, 3));
+    house.world.record(message_to(OTHER, 4));
+    house.world.inner.lock().unreadable = Some(mobile(PHONE));
+    house.clock.put_forward(Limits::default().flow.deliver_ms);
+    assert_eq!(items(&mut other_seen, 1).await, [4]);
+    house.world.inner.lock().unreadable = None;
+    assert_eq!(items(&mut seen, 1).await, [3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,6 +23,7 @@ use crate::{
     breaker::Rule,
     nodes::Nodes,
     notice::{Bell, Notice},
+    owed::Owed,
     parcel::{Parcel, fold, parcels},
 };
 
@@ -53,6 +54,7 @@ pub struct Sinks {
     /// And for typing and presence, which are dropped first.
     chattering: Semaphore,
     nodes: Nodes,
+    owed: Arc<Owed>,
     bells: Vec<Arc<Bell>>,
 }
 
@@ -66,7 +68,8 @@ impl Sinks {
         let signalling = Semaphore::new(limits.sink.notify_calls);
         let chattering = Semaphore::new(limits.sink.notify_calls);
         let bells = Bell::of(notice, &clock, &limits.sink);
-        Arc::new(Self { presence, backplane, clock, limits, notifying, signalling, chattering, nodes, bells })
+        let owed = Owed::new(backplane.clone());
+        Arc::new(Self { presence, backplane, clock, limits, notifying, signalling, chattering, nodes, owed, bells })
     }
 
     /// Hands a parcel to its node. One landing per hint; `None`: the node did not answer for it.
@@ -75,7 +78,11 @@ impl Sinks {
         let asked = hints.len();
         let answer = self.call(&node, self.backplane.deliver(&node, hints)).await;
         // An answer of another length cannot be matched to what was asked: it is none.
-        (lines, answer.filter(|landings| landings.len() == asked))
+        let answer = answer.filter(|landings| landings.len() == asked);
+        if answer.is_none() {
+            self.owed.to(&node);
+        }
+        (lines, answer)
     }
 
     /// Calls a node that answers for what it was handed, within its deadline and if its breaker lets it.

@@ -5,6 +5,7 @@
 mod dispatch;
 mod nodes;
 pub mod notice;
+mod owed;
 mod parcel;
 
 pub use schemas::breaker;

@@ -138,6 +138,11 @@ impl Redis {
         self.0.returns.subscribe()
     }
 
+    /// Somebody is told something without Redis.
+    pub(crate) fn go_blindly(&self) {
+        self.0.blind.store(true, Ordering::SeqCst);
+    }
+
     /// Whether somebody was told something without Redis; asking forgets it.
     pub(crate) fn take_blind(&self) -> bool {
         self.0.blind.swap(false, Ordering::SeqCst)

@@ -18,6 +18,8 @@ use crate::child::Server;
 
 /// Of the messages without a story of their own, one in so many is asked for by its id.
 const SAMPLE: usize = 200;
+/// How long it is asked again what became of one of them, ms.
+const TOLD_MS: u64 = 30_000;
 
 /// Where the books are asked for.
 pub(super) struct Asked {
@@ -190,7 +192,7 @@ async fn statuses(world: &World, account: &Account, from: usize, report: &mut Re
         let Some(id) = &one.id else { continue };
         let tenant = world.people[one.to].tenant;
         let token = if one.by_desk { &world.desks[tenant] } else { &world.servers[tenant] };
-        let (code, answer) = world.ask(http::Method::GET, &format!("/v1/messages/{id}"), token, None).await;
+        let (code, answer) = told_of(world, id, token).await;
         report.asked += 1;
         let status = phones::word(&answer["status"]).filter(|_| code == 200);
         if !status.is_some_and(|status| stands.allows(status, answer["reason"].as_str())) {
@@ -204,6 +206,18 @@ async fn statuses(world: &World, account: &Account, from: usize, report: &mut Re
         }
     }
     sent.len()
+}
+
+/// What is told of a message; asked again for a while where nobody could tell just then.
+async fn told_of(world: &World, id: &str, token: &str) -> (u16, serde_json::Value) {
+    let until = world.clock.mono().plus(TOLD_MS);
+    loop {
+        let (code, answer) = world.ask(http::Method::GET, &format!("/v1/messages/{id}"), token, None).await;
+        if !matches!(code, 0 | 500..) || world.clock.mono() > until {
+            return (code, answer);
+        }
+        tokio::time::sleep(phones::AGAIN).await;
+    }
 }
 
 fn tell(world: &World, account: Account, report: &mut Report) {

@@ -130,6 +130,10 @@ pub trait Backplane: Send + Sync + 'static {
     /// Tells a node that a session of its was replaced.
     async fn supersede(&self, node: &NodeId, user: &UserId, session: SessionId) -> PortResult<()>;
 
+    /// Tells a node that hints to it may have been lost: its process compares ([`Backplane::missed`]). Not answered; one that is
+    /// held still hears of it when it goes on.
+    async fn compare(&self, node: &NodeId) -> PortResult<()>;
+
     /// Waits until hints to the nodes of this process may have been lost more often than `seen` times, and says how often:
     /// what sessions were sent is to be compared with their inboxes. Never answers where none can be lost.
     async fn missed(&self, _seen: u64) -> u64 {

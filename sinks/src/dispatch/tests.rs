@@ -29,6 +29,7 @@ struct Nodes {
     handed: Mutex<Vec<(String, u64)>>,
     notes: Mutex<Vec<(String, UserId, Status)>>,
     signals: Mutex<Vec<Signal>>,
+    compares: Mutex<Vec<String>>,
 }
 
 impl Nodes {
@@ -86,6 +87,11 @@ impl Backplane for Nodes {
     }
 
     async fn supersede(&self, _: &NodeId, _: &UserId, _: SessionId) -> PortResult<()> {
+        Ok(())
+    }
+
+    async fn compare(&self, node: &NodeId) -> PortResult<()> {
+        self.compares.lock().push(node.to_string());
         Ok(())
     }
 }
@@ -164,6 +170,25 @@ async fn each_message_gets_the_outcome_of_its_own_nodes() {
     let batch = table.iter().enumerate().map(|(i, (nodes, _))| routed(i as u64, i as u8, nodes)).collect();
     let outcomes = sinks.deliver(batch).await;
     assert_eq!(outcomes, table.iter().map(|(_, outcome)| *outcome).collect::<Vec<_>>());
+}
+
+/// Rule 5: whoever is not offered something again, because another of its devices took it, finds it by comparing.
+#[tokio::test]
+async fn a_node_that_did_not_answer_is_told_to_compare() {
+    let nodes = Nodes::of(&[("takes", Manner::Takes), ("fails", Manner::Fails)]);
+    let sinks = sinks(&nodes, &clock(), 1_000);
+    let told = async |count: usize| {
+        while nodes.compares.lock().len() < count {
+            tokio::task::yield_now().await;
+        }
+        nodes.compares.lock().clone()
+    };
+    for n in 0..20 {
+        assert_eq!(sinks.deliver(vec![routed(n, 1, &["fails", "takes"])]).await, [Outcome::Taken]);
+    }
+    assert_eq!(told(1).await, ["fails"], "once for all of a moment, also what its breaker refused");
+    sinks.deliver(vec![routed(20, 1, &["fails", "takes"])]).await;
+    assert_eq!(told(2).await, ["fails", "fails"], "and again for what came after");
 }
 
 #[tokio::test]

@@ -10,11 +10,13 @@ use schemas::{
     port::{Backplane, Hint, Landing, Node, PortResult, Signal},
     view::StatusChange,
 };
+use tokio::sync::watch;
 
 /// A backplane for a process that is the whole installation.
 #[derive(Default)]
 pub struct LocalBackplane {
     nodes: RwLock<HashMap<NodeId, Arc<dyn Node>>>,
+    missed: watch::Sender<u64>,
 }
 
 impl LocalBackplane {
@@ -66,5 +68,16 @@ impl Backplane for LocalBackplane {
             node.supersede(user, session).await;
         }
         Ok(())
+    }
+
+    async fn compare(&self, _: &NodeId) -> PortResult<()> {
+        self.missed.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    async fn missed(&self, seen: u64) -> u64 {
+        let mut missed = self.missed.subscribe();
+        // The sender lives as long as this does.
+        missed.wait_for(|count| *count > seen).await.map_or(seen, |count| *count)
     }
 }

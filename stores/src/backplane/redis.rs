@@ -4,8 +4,8 @@
 //! What waits for one channel travels together in frames, in the order in which the calls were first polled. Pub/sub loses
 //! what nobody hears: a delivery that is not answered in time is sent again until its deadline, and the node answers what it
 //! has met already without offering it twice. A channel without a listener is a node that is not there, and is answered at
-//! once. While Redis is away nobody is reached and nobody is blamed ([`Backplane`]); once it is back, whoever went on blindly
-//! tells all nodes to compare.
+//! once. While Redis is away, or there and not to be listened to, nobody is reached and nobody is blamed ([`Backplane`]); once it
+//! is back, whoever went on blindly tells all nodes to compare.
 
 mod carrier;
 mod desk;
@@ -43,13 +43,13 @@ const LOOK_MS: u64 = 50;
 /// A backplane for many processes.
 pub struct RedisBackplane {
     inner: Arc<Inner>,
-    ears: Ears,
 }
 
 struct Inner {
     /// This process, as it signs its frames.
     me: Uuid,
     redis: Redis,
+    ears: Ears,
     carrier: Arc<dyn Carrier>,
     nodes: RwLock<HashMap<NodeId, Arc<dyn Node>>>,
     desk: Desk,
@@ -70,8 +70,10 @@ impl RedisBackplane {
     /// The same with another way for the frames to their channels.
     pub async fn over(redis: Redis, carrier: Arc<dyn Carrier>, deadline_ms: u64) -> Self {
         let limits = redis.limits().clone();
+        let (out, heard) = mpsc::channel(limits.inbound.max(1));
         let inner = Arc::new(Inner {
             me: Uuid::new_v4(),
+            ears: Ears::open(&redis, out),
             carrier,
             nodes: RwLock::default(),
             desk: Desk::new(&limits),
@@ -81,15 +83,13 @@ impl RedisBackplane {
             deadline_ms,
             redis: redis.clone(),
         });
-        let (out, heard) = mpsc::channel(limits.inbound.max(1));
-        let ears = Ears::open(&redis, out);
         tokio::spawn(listen(Arc::downgrade(&inner), heard));
         tokio::spawn(send_again(Arc::downgrade(&inner)));
         tokio::spawn(tell_all(Arc::downgrade(&inner), redis.returns()));
         let within = Duration::from_millis(limits.command_ms);
         let (answers, all) = (inner.answers(inner.me), inner.all());
-        tokio::join!(ears.add(&answers, within), ears.add(&all, within));
-        Self { inner, ears }
+        tokio::join!(inner.ears.add(&answers, within), inner.ears.add(&all, within));
+        Self { inner }
     }
 }
 
@@ -99,7 +99,7 @@ impl Backplane for RedisBackplane {
         let inner = &self.inner;
         let channel = inner.channel(&node);
         inner.nodes.write().insert(node, target);
-        self.ears.add(&channel, Duration::from_millis(inner.redis.limits().command_ms)).await;
+        inner.ears.add(&channel, Duration::from_millis(inner.redis.limits().command_ms)).await;
         // Another process may still go by this name: it lets go.
         inner.post(&channel, Part::Taken { by: inner.me });
         Ok(())
@@ -107,7 +107,7 @@ impl Backplane for RedisBackplane {
 
     async fn detach(&self, node: &NodeId) -> PortResult<()> {
         self.inner.nodes.write().remove(node);
-        self.ears.remove(&self.inner.channel(node));
+        self.inner.ears.remove(&self.inner.channel(node));
         Ok(())
     }
 
@@ -161,6 +161,16 @@ impl Backplane for RedisBackplane {
         }
     }
 
+    async fn compare(&self, node: &NodeId) -> PortResult<()> {
+        let inner = &self.inner;
+        if inner.node(node).is_some() {
+            inner.missed.send_modify(|count| *count += 1);
+        } else if !inner.post(&inner.channel(node), Part::Compare) {
+            return Err(PortError::Unavailable(format!("too much waits for node {node}")));
+        }
+        Ok(())
+    }
+
     async fn missed(&self, seen: u64) -> u64 {
         let mut missed = self.inner.missed.subscribe();
         loop {
@@ -192,6 +202,15 @@ impl Inner {
 
     /// Puts something to a node and waits for what it says. Handed over within the first poll.
     async fn ask(self: &Arc<Self>, node: &NodeId, told: Told, within_ms: u64) -> PortResult<Answer> {
+        // Whoever cannot hear the answer asks in vain, and the node is not to blame for it. Looked at again after it is noted: either
+        // the ears are open then, or what they say once they are finds the note.
+        let hears = || self.ears.hears(&self.answers(self.me));
+        if !hears() {
+            self.redis.go_blindly();
+            if !hears() {
+                return Ok(Answer::Away);
+            }
+        }
         let channel = self.channel(node);
         let now = self.redis.clock().mono();
         let (waiting, part) = self.desk.ask(&channel, told, now)?;
@@ -200,6 +219,14 @@ impl Inner {
         }
         let late = || PortError::Unknown(format!("node {node} did not answer within {within_ms} ms"));
         tokio::time::timeout(Duration::from_millis(within_ms), waiting.answered()).await.map_err(|_| late())?
+    }
+
+    /// Tells all nodes to compare, if somebody here went on without them.
+    fn tell_blind(self: &Arc<Self>) {
+        if self.redis.take_blind() {
+            let channel = self.all();
+            self.post(&channel, Part::Compare);
+        }
     }
 
     /// Puts a part into a channel's outbox; says whether there was room. Whoever finds nobody sending there sends.
@@ -284,7 +311,10 @@ async fn listen(weak: Weak<Inner>, mut heard: mpsc::Receiver<Heard>) {
     while let Some(what) = heard.recv().await {
         let Some(inner) = weak.upgrade() else { return };
         match what {
-            Heard::Missed => inner.missed.send_modify(|count| *count += 1),
+            Heard::Missed => {
+                inner.missed.send_modify(|count| *count += 1);
+                inner.tell_blind();
+            }
             Heard::Frame(channel, bytes) => match schemas::codec::decode::<Frame>(&bytes) {
                 Ok(frame) => inner.take(&channel, frame).await,
                 // A newer release speaks on this channel: what it hints at, the inbox has.
@@ -313,9 +343,6 @@ async fn send_again(weak: Weak<Inner>) {
 async fn tell_all(weak: Weak<Inner>, mut returns: watch::Receiver<u64>) {
     while returns.changed().await.is_ok() {
         let Some(inner) = weak.upgrade() else { return };
-        if inner.redis.take_blind() {
-            let channel = inner.all();
-            inner.post(&channel, Part::Compare);
-        }
+        inner.tell_blind();
     }
 }

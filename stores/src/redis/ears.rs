@@ -20,6 +20,9 @@ use super::{Inner, Link, Redis, bytes, chance};
 /// command's time.
 const PING_MS: u64 = 3_000;
 
+/// Who cannot listen, though Redis is there, may be missing things all the time: it says so again after so long, ms.
+const DEAF_MS: u64 = 8_000;
+
 /// What is heard.
 pub(crate) enum Heard {
     /// A frame on a channel.
@@ -37,6 +40,7 @@ pub(crate) struct Ears {
 /// Between the connection's own task, which must not wait, and whoever takes what was heard.
 struct Funnel {
     out: mpsc::Sender<Heard>,
+    wants: watch::Receiver<BTreeSet<String>>,
     missed: AtomicBool,
     gone: AtomicBool,
     event: Notify,
@@ -58,6 +62,15 @@ impl Funnel {
             PushKind::Disconnection => {
                 self.gone.store(true, Ordering::Release);
                 self.event.notify_one();
+            }
+            // Not asked for: the channel's slot went to another server, where nobody listens yet.
+            PushKind::SUnsubscribe => {
+                let channel = info.data.into_iter().next().and_then(bytes);
+                let channel = channel.map(|channel| String::from_utf8_lossy(&channel).into_owned());
+                if channel.is_some_and(|channel| self.wants.borrow().contains(&channel)) {
+                    self.gone.store(true, Ordering::Release);
+                    self.event.notify_one();
+                }
             }
             _ => {}
         }
@@ -86,6 +99,11 @@ impl Ears {
         let _ = tokio::time::timeout(within, confirmed).await;
     }
 
+    /// Whether it is listened to now.
+    pub(crate) fn hears(&self, channel: &str) -> bool {
+        self.heard_on.borrow().contains(channel)
+    }
+
     /// Listens on it no more.
     pub(crate) fn remove(&self, channel: &str) {
         self.wanted.send_if_modified(|wanted| wanted.remove(channel));
@@ -99,20 +117,30 @@ async fn run(
     out: mpsc::Sender<Heard>,
 ) {
     let most = inner.limits.reconnect_ms.max(1);
-    let mut wait = 0;
+    let (mut wait, mut told) = (0, inner.clock.mono());
     while wants.has_changed().is_ok() && !out.is_closed() {
         let funnel = Arc::new(Funnel {
             out: out.clone(),
+            wants: wants.clone(),
             missed: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             event: Notify::new(),
         });
+        let mut heard = false;
         if let Ok(mut link) = connect(&inner, &funnel).await {
-            wait = 0;
-            let ended = listen(&inner, &mut link, &funnel, &mut wants, &hearing, &out).await;
-            hearing.send_replace(BTreeSet::new());
-            // Told at the break and again when it is mended: in between nothing is heard.
-            if ended.is_ok() || out.send(Heard::Missed).await.is_err() {
+            if listen(&inner, &mut link, &funnel, &mut wants, &hearing, &out).await.is_ok() {
+                return;
+            }
+            heard = !hearing.send_replace(BTreeSet::new()).is_empty();
+        }
+        let deaf = !heard && inner.link.read().is_some() && inner.clock.mono().since(told) >= DEAF_MS;
+        if deaf {
+            tracing::warn!("Redis is there and cannot be listened to: what was missed is looked for every few seconds");
+        }
+        // Told at the break and again when it is mended: in between nothing is heard.
+        if heard || deaf {
+            (wait, told) = (if heard { 0 } else { wait }, inner.clock.mono());
+            if out.send(Heard::Missed).await.is_err() {
                 return;
             }
         }

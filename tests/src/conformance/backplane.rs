@@ -1,6 +1,6 @@
 //! The rules of the Backplane port, for any adapter.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -30,6 +30,7 @@ macro_rules! backplane_conformance {
             a_later_node_of_a_name_replaces_the_earlier,
             a_detached_node_gets_nothing,
             notes_and_supersessions_reach_their_node,
+            a_node_is_told_to_compare,
         );
     };
 }
@@ -195,4 +196,20 @@ pub async fn notes_and_supersessions_reach_their_node(mut maker: impl Maker) {
     backplane.notify(&node("a"), vec![note(), note()]).await.unwrap();
     backplane.supersede(&node("a"), &user(), session).await.unwrap();
     until(|| a.0.lock().notes == 2 && a.0.lock().superseded == [session]).await;
+}
+
+/// Its process hears of it, each time anew.
+pub async fn a_node_is_told_to_compare(mut maker: impl Maker) {
+    let backplane = maker.open().await;
+    backplane.attach(node("a"), Arc::new(Fake::default())).await.unwrap();
+    // What an adapter says of itself while it begins does not count.
+    let mut seen = 0;
+    while let Ok(more) = tokio::time::timeout(Duration::from_millis(500), backplane.missed(seen)).await {
+        seen = more;
+    }
+    for _ in 0..2 {
+        backplane.compare(&node("a")).await.unwrap();
+        let told = tokio::time::timeout(Duration::from_secs(10), backplane.missed(seen)).await;
+        seen = told.expect("it is told");
+    }
 }

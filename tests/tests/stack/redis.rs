@@ -2,6 +2,7 @@
 
 mod away;
 mod cached;
+mod ears;
 mod frames;
 mod people;
 mod refusals;
@@ -175,6 +176,12 @@ impl Backplane for Across {
     }
     async fn supersede(&self, node: &NodeId, user: &UserId, session: SessionId) -> PortResult<()> {
         self.here.supersede(node, user, session).await
+    }
+    async fn compare(&self, node: &NodeId) -> PortResult<()> {
+        self.here.compare(node).await
+    }
+    async fn missed(&self, seen: u64) -> u64 {
+        self.there.missed(seen).await
     }
 }
 

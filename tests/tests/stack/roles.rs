@@ -280,7 +280,10 @@ async fn a_start_waits_for_its_servers() {
     let mut at = std::path::PathBuf::new();
     let mut cluster = Cluster::start(|folder| {
         folder.clone_into(&mut at);
-        small(folder)
+        let mut plan = small(folder);
+        // Longer than a server takes to come back on a busy machine.
+        plan.set.push("stores.wait_s=120".to_owned());
+        plan
     })
     .await;
     let (gateway, pipeline) = (cluster.nth(Role::Gateway, 0), cluster.nth(Role::Pipeline, 0));
