@@ -89,7 +89,7 @@ pub(crate) struct Inner {
     /// Whose inbox cannot be told of.
     pub(crate) unreadable: Option<UserId>,
     /// How many of these calls did.
-    pub(crate) failed: std::sync::atomic::AtomicUsize,
+    failed: std::sync::atomic::AtomicUsize,
 }
 
 impl Inner {
@@ -147,6 +147,11 @@ impl World {
     pub(crate) async fn deliver(&self, hints: Vec<Hint>) -> Vec<Landing> {
         let node = self.node.lock().clone().unwrap();
         node.deliver(hints).await
+    }
+
+    /// How many calls failed because they are away.
+    pub(crate) fn failed(&self) -> usize {
+        self.inner.lock().failed.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     pub(crate) fn status(&self, id: MessageId) -> schemas::Status {

@@ -229,8 +229,7 @@ async fn what_was_missed_while_presence_was_away_comes_when_it_is_back() {
     let (_task, mut seen) = listen(&address, "d1");
     until("it is connected", || house.gateway.sessions() == 1).await;
     house.world.inner.lock().away.extend(["heartbeat", "refresh"]);
-    let failed = || house.world.inner.lock().failed.load(std::sync::atomic::Ordering::SeqCst);
-    until("the node noticed", || failed() > 0).await;
+    until("the node noticed", || house.world.failed() > 0).await;
     // Its place lapsed, so nobody is given a hint.
     house.world.inner.lock().places.clear();
     house.world.record(message_to(PHONE, 1));
@@ -252,8 +251,7 @@ async fn who_was_held_still_for_as_long_as_deliveries_wait_finds_what_was_missed
     house.world.record(message_to(PHONE, 2));
     house.world.inner.lock().away.push("tails");
     house.clock.put_forward(500);
-    let failed = || house.world.inner.lock().failed.load(std::sync::atomic::Ordering::SeqCst);
-    until("it looked in vain", || failed() > 0).await;
+    until("it looked in vain", || house.world.failed() > 0).await;
     house.world.inner.lock().away.clear();
     assert_eq!(items(&mut seen, 1).await, [2]);
 }

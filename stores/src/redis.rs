@@ -194,7 +194,7 @@ impl Redis {
         let inner = &self.0;
         let look = || inner.link.read().clone();
         let Some((number, link)) = look().or_else(|| {
-            inner.blind.store(true, Ordering::SeqCst);
+            self.go_blindly();
             look()
         }) else {
             return Err(PortError::Unavailable("Redis is away".to_owned()));
@@ -203,16 +203,16 @@ impl Redis {
         match tokio::time::timeout(within, act(link)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(why)) if link::is_broken(&why) => {
-                inner.blind.store(true, Ordering::SeqCst);
+                self.go_blindly();
                 inner.give_up(number, &why.to_string());
                 Err(PortError::Unknown(format!("Redis: {why}")))
             }
             Ok(Err(why)) => {
-                inner.blind.store(true, Ordering::SeqCst);
+                self.go_blindly();
                 Err(PortError::Rejected(format!("Redis: {why}")))
             }
             Err(_) => {
-                inner.blind.store(true, Ordering::SeqCst);
+                self.go_blindly();
                 let why = format!("no answer within {} ms", inner.limits.command_ms);
                 inner.give_up(number, &why);
                 Err(PortError::Unknown(format!("Redis: {why}")))

@@ -2,7 +2,8 @@
 //! would run them. What drills break, benchmarks load and tests ask.
 //!
 //! Clients reach the roles through two load balancers, one in front of those who take messages in and one in front of those
-//! who hold sockets. Where a plan asks for it, a bad network can be put between each process and each server, and between servers of one kind.
+//! who hold sockets. Where a plan asks for it, a bad network can be put between each process and each server, and between
+//! servers of one kind.
 
 mod proxy;
 mod servers;

@@ -10,13 +10,14 @@ use schemas::{
     port::{Backplane, Hint, Landing, Node, PortResult, Signal},
     view::StatusChange,
 };
-use tokio::sync::watch;
+
+use super::missed::Missed;
 
 /// A backplane for a process that is the whole installation.
 #[derive(Default)]
 pub struct LocalBackplane {
     nodes: RwLock<HashMap<NodeId, Arc<dyn Node>>>,
-    missed: watch::Sender<u64>,
+    missed: Missed,
 }
 
 impl LocalBackplane {
@@ -71,13 +72,11 @@ impl Backplane for LocalBackplane {
     }
 
     async fn compare(&self, _: &NodeId) -> PortResult<()> {
-        self.missed.send_modify(|count| *count += 1);
+        self.missed.again();
         Ok(())
     }
 
     async fn missed(&self, seen: u64) -> u64 {
-        let mut missed = self.missed.subscribe();
-        // The sender lives as long as this does.
-        missed.wait_for(|count| *count > seen).await.map_or(seen, |count| *count)
+        self.missed.more_than(seen).await
     }
 }

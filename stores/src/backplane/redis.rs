@@ -4,8 +4,8 @@
 //! What waits for one channel travels together in frames, in the order in which the calls were first polled. Pub/sub loses
 //! what nobody hears: a delivery that is not answered in time is sent again until its deadline, and the node answers what it
 //! has met already without offering it twice. A channel without a listener is a node that is not there, and is answered at
-//! once. While Redis is away, or there and not to be listened to, nobody is reached and nobody is blamed ([`Backplane`]); once it
-//! is back, whoever went on blindly tells all nodes to compare.
+//! once. While Redis is away, or there and not to be listened to, nobody is reached and nobody is blamed ([`Backplane`]);
+//! once it is back, whoever went on blindly tells all nodes to compare.
 
 mod carrier;
 mod desk;
@@ -35,6 +35,7 @@ use self::{
     frame::{Frame, Part},
     outbox::Outboxes,
 };
+use super::missed::Missed;
 use crate::redis::{Ears, Heard, Redis};
 
 /// How often what was not answered is looked for, ms.
@@ -55,7 +56,7 @@ struct Inner {
     desk: Desk,
     outboxes: Outboxes,
     met: Mutex<desk::Met>,
-    missed: watch::Sender<u64>,
+    missed: Missed,
     deadline_ms: u64,
 }
 
@@ -79,7 +80,7 @@ impl RedisBackplane {
             desk: Desk::new(&limits),
             outboxes: Outboxes::new(&limits),
             met: Mutex::new(desk::Met::new(limits.answered)),
-            missed: watch::Sender::new(0),
+            missed: Missed::default(),
             deadline_ms,
             redis: redis.clone(),
         });
@@ -164,7 +165,7 @@ impl Backplane for RedisBackplane {
     async fn compare(&self, node: &NodeId) -> PortResult<()> {
         let inner = &self.inner;
         if inner.node(node).is_some() {
-            inner.missed.send_modify(|count| *count += 1);
+            inner.missed.again();
         } else if !inner.post(&inner.channel(node), Part::Compare) {
             return Err(PortError::Unavailable(format!("too much waits for node {node}")));
         }
@@ -172,14 +173,7 @@ impl Backplane for RedisBackplane {
     }
 
     async fn missed(&self, seen: u64) -> u64 {
-        let mut missed = self.inner.missed.subscribe();
-        loop {
-            let count = *missed.borrow_and_update();
-            // The sender lives as long as this does.
-            if count > seen || missed.changed().await.is_err() {
-                return count;
-            }
-        }
+        self.inner.missed.more_than(seen).await
     }
 }
 
@@ -202,8 +196,8 @@ impl Inner {
 
     /// Puts something to a node and waits for what it says. Handed over within the first poll.
     async fn ask(self: &Arc<Self>, node: &NodeId, told: Told, within_ms: u64) -> PortResult<Answer> {
-        // Whoever cannot hear the answer asks in vain, and the node is not to blame for it. Looked at again after it is noted: either
-        // the ears are open then, or what they say once they are finds the note.
+        // Whoever cannot hear the answer asks in vain, and the node is not to blame for it. Looked at again after it is noted:
+        // either the ears are open then, or what they say once they are finds the note.
         let hears = || self.ears.hears(&self.answers(self.me));
         if !hears() {
             self.redis.go_blindly();
@@ -277,7 +271,7 @@ impl Inner {
                 }
                 (Part::Landed { ask, landings }, _) => self.desk.answer(ask, Answer::Landed(landings)),
                 (Part::Done { ask }, _) => self.desk.answer(ask, Answer::Done),
-                (Part::Compare, _) => self.missed.send_modify(|count| *count += 1),
+                (Part::Compare, _) => self.missed.again(),
                 (Part::Notes(_) | Part::Signals(_) | Part::Taken { .. }, _) => {}
             }
         }
@@ -312,7 +306,7 @@ async fn listen(weak: Weak<Inner>, mut heard: mpsc::Receiver<Heard>) {
         let Some(inner) = weak.upgrade() else { return };
         match what {
             Heard::Missed => {
-                inner.missed.send_modify(|count| *count += 1);
+                inner.missed.again();
                 inner.tell_blind();
             }
             Heard::Frame(channel, bytes) => match schemas::codec::decode::<Frame>(&bytes) {
@@ -320,7 +314,7 @@ async fn listen(weak: Weak<Inner>, mut heard: mpsc::Receiver<Heard>) {
                 // A newer release speaks on this channel: what it hints at, the inbox has.
                 Err(why) => {
                     tracing::debug!(%why, "a frame could not be read");
-                    inner.missed.send_modify(|count| *count += 1);
+                    inner.missed.again();
                 }
             },
         }

@@ -48,33 +48,29 @@ struct Funnel {
 
 impl Funnel {
     fn take(&self, info: PushInfo) -> Result<(), SendError> {
+        let mut parts = info.data.into_iter().filter_map(bytes);
+        let channel = parts.next().map(|channel| String::from_utf8_lossy(&channel).into_owned());
         match info.kind {
             PushKind::Message | PushKind::SMessage => {
-                let mut parts = info.data.into_iter().filter_map(bytes);
-                if let (Some(channel), Some(frame)) = (parts.next(), parts.next()) {
-                    let channel = String::from_utf8_lossy(&channel).into_owned();
-                    if self.out.try_send(Heard::Frame(channel, frame.into())).is_err() {
-                        self.missed.store(true, Ordering::Release);
-                        self.event.notify_one();
-                    }
+                if let (Some(channel), Some(frame)) = (channel, parts.next())
+                    && self.out.try_send(Heard::Frame(channel, frame.into())).is_err()
+                {
+                    self.tell(&self.missed);
                 }
             }
-            PushKind::Disconnection => {
-                self.gone.store(true, Ordering::Release);
-                self.event.notify_one();
-            }
+            PushKind::Disconnection => self.tell(&self.gone),
             // Not asked for: the channel's slot went to another server, where nobody listens yet.
-            PushKind::SUnsubscribe => {
-                let channel = info.data.into_iter().next().and_then(bytes);
-                let channel = channel.map(|channel| String::from_utf8_lossy(&channel).into_owned());
-                if channel.is_some_and(|channel| self.wants.borrow().contains(&channel)) {
-                    self.gone.store(true, Ordering::Release);
-                    self.event.notify_one();
-                }
+            PushKind::SUnsubscribe if channel.is_some_and(|channel| self.wants.borrow().contains(&channel)) => {
+                self.tell(&self.gone);
             }
             _ => {}
         }
         Ok(())
+    }
+
+    fn tell(&self, what: &AtomicBool) {
+        what.store(true, Ordering::Release);
+        self.event.notify_one();
     }
 }
 
