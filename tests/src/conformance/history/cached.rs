@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use schemas::{
@@ -95,30 +96,28 @@ fn items(page: &Page<Shown, u64>, user: &UserId) -> (Vec<Item>, Option<u64>) {
     (page.rows.iter().map(|shown| Item::of_turn(shown, user)).collect(), page.next)
 }
 
-/// The nodes show what history shows: every conversation, every list, pages of this size.
+/// The nodes show what history shows: every conversation, every list, pages of this size. Asked together, as people do.
 async fn agree(nodes: &[Arc<Cached>], history: &dyn History, desk: &Desk, limit: usize) {
-    let ids: Vec<_> = desk.rows.keys().copied().collect();
-    for id in ids {
-        let truth = history.turns(id, Order::Newest, None, limit).await.unwrap();
-        let row = &desk.rows[&id];
+    let threads = desk.rows.iter().map(async |(id, row)| {
+        let truth = history.turns(*id, Order::Newest, None, limit).await.unwrap();
         for node in nodes {
-            let page = node.turns(id, Order::Newest, None, limit).await.unwrap();
+            let page = node.turns(*id, Order::Newest, None, limit).await.unwrap();
             for user in Side::BOTH.map(|side| row.user(side)) {
                 assert_eq!(items(&page, &user), items(&truth, &user));
             }
             let edits = |page: &Page<Shown, u64>| page.rows.iter().map(|shown| shown.edits).collect::<Vec<_>>();
             assert_eq!(edits(&page), edits(&truth));
         }
-    }
-    for user in everybody(desk) {
-        for archived in [false, true] {
-            let truth = history.by_user(&user, archived, None, limit).await.unwrap();
-            assert_eq!(truth.rows, desk.model.by_user(&user, archived, None, limit).rows);
-            for node in nodes {
-                assert_eq!(node.by_user(&user, archived, None, limit).await.unwrap(), truth, "{user} {archived}");
-            }
+    });
+    let lists = everybody(desk).into_iter().flat_map(|user| [(user.clone(), false), (user, true)]);
+    let lists = lists.map(async |(user, archived)| {
+        let truth = history.by_user(&user, archived, None, limit).await.unwrap();
+        assert_eq!(truth.rows, desk.model.by_user(&user, archived, None, limit).rows);
+        for node in nodes {
+            assert_eq!(node.by_user(&user, archived, None, limit).await.unwrap(), truth, "{user} {archived}");
         }
-    }
+    });
+    tokio::join!(join_all(threads), join_all(lists));
 }
 
 /// P10, R10.4: random writes, deliveries and reads; what comes through the cache of each of two nodes, and through one that

@@ -47,8 +47,8 @@ async fn r5_5_three_doors_at_twice_the_quota_grant_it_within_a_tenth() {
 async fn while_redis_is_away_each_door_grants_its_share() {
     let own = Nodes::start("redis", &[]).await;
     let address = format!("redis://{}/{}", own.hosts(), prefix());
-    let door = async || RedisLimiter::new(open(&address).await);
-    let doors = [door().await, door().await, door().await];
+    let links = [open(&address).await, open(&address).await, open(&address).await];
+    let doors = links.clone().map(RedisLimiter::new);
     until("every door knows of the others", async || doors.iter().all(|door| door.doors() == 3)).await;
     let quota = quota(3_000);
     ask(&doors, &quota, 2).await;
@@ -56,13 +56,10 @@ async fn while_redis_is_away_each_door_grants_its_share() {
     let granted = ask(&doors, &quota, 5).await;
     assert!((12_000..=19_500).contains(&granted), "{granted} of 15,000 while Redis was away");
     own.restart(1).await;
-    until("Redis is used again", async || {
-        doors[0].take(&quota, 1).await;
-        doors[0].doors() >= 1 && open(&address).await.is_here()
-    })
-    .await;
+    until("Redis is used again by all", async || links.iter().all(Redis::is_here)).await;
     let granted = ask(&doors, &quota, 5).await;
-    assert!((13_500..=19_500).contains(&granted), "{granted} of 15,000 after it was back");
+    // What each had granted itself beforehand may be granted once more.
+    assert!((13_500..=22_500).contains(&granted), "{granted} of 15,000 after it was back");
     own.stop().await;
 }
 
