@@ -86,14 +86,16 @@ impl Member {
                 continue;
             };
             let ask = Fetch { records: part.min(left.records), bytes: left.bytes };
-            let records = match self.log.tails.read(index, from, ask) {
-                Found::Records(records) => records,
-                Found::End => Vec::new(),
+            let read = match self.log.tails.read(index, from, ask) {
+                Found::Records(records) => Ok(records),
+                Found::End => Ok(Vec::new()),
                 // The disk is waited for with empty hands only: what was taken goes out first.
                 Found::OnDisk(_) if !taken.records.is_empty() => break,
-                Found::OnDisk(end) => self.log.read_disk(index, from, end, ask).await?,
+                Found::OnDisk(end) => self.log.read_disk(index, from, end, ask).await,
             };
             self.inbox.turn_over();
+            // One that cannot be read is told of and tried again in its turn: the others have theirs.
+            let records = read.inspect_err(|_| self.inbox.ready(index))?;
             let next = records.last().map_or(from, |record| record.offset.0 + 1);
             // The first record is handed out whatever its size, but only into empty hands.
             let fits = records.first().is_none_or(|first| taken.records.is_empty() || first.body.len() <= left.bytes);

@@ -149,14 +149,21 @@ impl Segments {
         dropped.map_err(|error| PortError::Unavailable(format!("an old segment could not be removed: {error:?}")))
     }
 
-    /// Reads from disk, up to `end`. Slow.
+    /// Reads from disk, up to `end`. Slow. What stands before something that cannot be read is read; from there on it is refused.
     pub(crate) fn read(&self, index: usize, from: u64, end: u64, max: Fetch) -> PortResult<Vec<Record>> {
+        let mut taken = Taking::new(max);
+        match self.take(index, from, end, &mut taken) {
+            Err(why) if taken.records.is_empty() => Err(why),
+            _ => Ok(taken.records),
+        }
+    }
+
+    fn take(&self, index: usize, from: u64, end: u64, taken: &mut Taking) -> PortResult<()> {
         let at = self.layout.at(index);
         let list = self.list.read().clone();
         let from = from.max(list.first().map_or(0, |segment| segment.starts[index]));
         // The newest that began at or before the offset holds it.
         let first = list.iter().rposition(|segment| segment.starts[index] <= from).unwrap_or_default();
-        let mut taken = Taking::new(max);
         let mut next = from;
         for segment in &list[first..] {
             let upper = chunk_key(at, Offset(u64::MAX));
@@ -170,7 +177,7 @@ impl Segments {
                 }
                 for record in &chunk.records[(next - chunk.base) as usize..] {
                     if record.offset.0 >= end || !taken.take(record) {
-                        return Ok(taken.records);
+                        return Ok(());
                     }
                     next += 1;
                 }
@@ -182,7 +189,7 @@ impl Segments {
         if taken.records.is_empty() && next < end && self.start(index) <= next {
             return Err(unreadable(at, next, "it is missing"));
         }
-        Ok(taken.records)
+        Ok(())
     }
 }
 

@@ -12,7 +12,10 @@ use schemas::{
 use super::*;
 use crate::{
     data,
-    embedded::journal::{self, End},
+    embedded::{
+        Write,
+        journal::{self, End},
+    },
 };
 
 const HIGH: Topic = Topic::Lane(Priority::High);
@@ -128,6 +131,46 @@ async fn work_that_was_accepted_is_finished_on_a_nearly_full_disk() {
     let mut member = log.join(Group("finishes"), &[Topic::Outcomes]).await.unwrap();
     assert!(matches!(member.poll(MANY).await, Ok(Event::Assigned(_))));
     member.commit(&[(fact, Offset(1))]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_in_one_partition_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    // Everything is read from disk.
+    let (engine, log) = open(dir.path(), &StoreLimits { tail_bytes: 0, ..limits() }, &clock());
+    for partition in 0..4 {
+        for _ in 0..3 {
+            put(&log, at(partition), 10).await;
+        }
+    }
+    let chunks = log.0.segments.newest().unwrap().chunks.clone();
+    let key = layout::chunk_key(at(0), Offset(1));
+    assert!(chunks.contains_key(key).unwrap(), "each was appended alone");
+    engine.write(vec![Write::Put { to: chunks, key: key.to_vec(), value: vec![0xff].into() }]).await.unwrap();
+    let mut member = log.join(Group("reads on"), &[HIGH]).await.unwrap();
+    let (mut seen, mut refused, mut is_more) = (Vec::new(), 0, false);
+    while seen.len() < 11 || refused < 2 {
+        if refused > 0 && !std::mem::replace(&mut is_more, true) {
+            put(&log, at(2), 10).await;
+        }
+        match tokio::time::timeout(std::time::Duration::from_secs(10), member.poll(MANY))
+            .await
+            .expect("something comes")
+        {
+            Ok(Event::Records(records)) => seen.extend(records.iter().map(|r| (r.at.partition.0, r.offset.0))),
+            Ok(_) => {}
+            Err(why) => {
+                assert!(why.to_string().contains("record 1 of "), "{why}");
+                refused += 1;
+                assert!(refused < 50, "the others have no turn");
+            }
+        }
+    }
+    seen.sort_unstable();
+    let others = (1..4).flat_map(|partition| (0..3).map(move |n| (partition, n))).chain([(2, 3)]);
+    let mut wanted: Vec<_> = [(0, 0)].into_iter().chain(others).collect();
+    wanted.sort_unstable();
+    assert_eq!(seen, wanted, "all but that one and what comes after it");
 }
 
 #[tokio::test]
