@@ -10,6 +10,7 @@
 
 mod ages;
 mod broadcasts;
+mod connecting;
 mod conversations;
 mod counts;
 mod cursors;

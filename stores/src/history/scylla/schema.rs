@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemas::limits::StoreLimits;
 use scylla::client::session::Session;
 
-use super::session::connect;
+use super::connecting::{Fault, connect};
 use crate::{OpenError, urls::Address};
 
 /// The versions, in order.
@@ -44,19 +44,18 @@ fn known() -> i32 {
 /// every version that was not applied yet. Refuses a cluster whose schema is of a newer release.
 pub async fn apply(address: &Address, limits: &StoreLimits) -> Result<Schema, OpenError> {
     let session = connect(address, limits).await?;
-    let wrong = |why: String| OpenError::Address(format!("`{address}`: {why}"));
-    let failed = |what: &str, why: &dyn std::fmt::Display| wrong(format!("{what} failed: {why}"));
-    let scylla = is_scylla(&session).await.map_err(|why| failed("asking for the kind of server", &why))?;
+    let failed = |what: &str, fault: Fault| fault.at(address, |why| format!("{what} failed: {why}"));
+    let scylla = is_scylla(&session).await.map_err(|fault| failed("asking for the kind of server", fault))?;
     let keyspace = &address.path;
     let control = control(keyspace);
-    let found = version(&session, keyspace).await.map_err(|why| failed("reading the schema's version", &why))?;
+    let found = version(&session, keyspace).await.map_err(|fault| failed("reading the schema's version", fault))?;
     newer(address, found)?;
     let replication = replication(&session, address)?;
     for (name, tablets) in [(keyspace.as_str(), ""), (control.as_str(), " AND tablets = {'enabled': false}")] {
         let tablets = if scylla { tablets } else { "" };
         run(&session, &format!("CREATE KEYSPACE IF NOT EXISTS {name} WITH replication = {replication}{tablets}"))
             .await
-            .map_err(|why| failed("creating the keyspace", &why))?;
+            .map_err(|fault| failed("creating the keyspace", fault))?;
     }
     run(
         &session,
@@ -65,14 +64,14 @@ pub async fn apply(address: &Address, limits: &StoreLimits) -> Result<Schema, Op
         ),
     )
     .await
-    .map_err(|why| failed("creating the table of versions", &why))?;
+    .map_err(|fault| failed("creating the table of versions", fault))?;
     for (version, text) in VERSIONS.iter().filter(|(version, _)| *version > found) {
         for statement in statements(text, keyspace) {
-            run(&session, &statement).await.map_err(|why| failed(&format!("version {version}"), &why))?;
+            run(&session, &statement).await.map_err(|fault| failed(&format!("version {version}"), fault))?;
         }
         run(&session, &format!("INSERT INTO {control}.schema_versions (one, version) VALUES (0, {version})"))
             .await
-            .map_err(|why| failed("writing the schema's version", &why))?;
+            .map_err(|fault| failed("writing the schema's version", fault))?;
     }
     Ok(Schema { version: known().max(found), known: known(), scylla })
 }
@@ -86,9 +85,8 @@ pub async fn check(address: &Address, limits: &StoreLimits) -> Result<Schema, Op
 
 pub(super) async fn checked(session: &Session, address: &Address) -> Result<Schema, OpenError> {
     let wrong = |why: String| OpenError::Address(format!("`{address}`: {why}"));
-    let found = version(session, &address.path)
-        .await
-        .map_err(|why| wrong(format!("the schema's version cannot be read: {why}")))?;
+    let unread = |what: &str, fault: Fault| fault.at(address, |why| format!("{what} cannot be read: {why}"));
+    let found = version(session, &address.path).await.map_err(|fault| unread("the schema's version", fault))?;
     newer(address, found)?;
     if found < known() {
         let has = if found == 0 { "has no tables of ours".into() } else { format!("has schema version {found}") };
@@ -98,7 +96,7 @@ pub(super) async fn checked(session: &Session, address: &Address) -> Result<Sche
             known()
         )));
     }
-    let scylla = is_scylla(session).await.map_err(|why| wrong(format!("the kind of server cannot be read: {why}")))?;
+    let scylla = is_scylla(session).await.map_err(|fault| unread("the kind of server", fault))?;
     Ok(Schema { version: found, known: known(), scylla })
 }
 
@@ -150,15 +148,15 @@ fn statements(text: &str, keyspace: &str) -> Vec<String> {
     text.split(';').map(str::trim).filter(|statement| !statement.is_empty()).map(str::to_owned).collect()
 }
 
-async fn run(session: &Session, text: &str) -> Result<(), String> {
+async fn run(session: &Session, text: &str) -> Result<(), Fault> {
     let mut statement = scylla::statement::unprepared::Statement::new(text);
     statement.set_is_idempotent(true);
     statement.set_request_timeout(Some(PATIENCE));
-    session.query_unpaged(statement, ()).await.map(drop).map_err(|why| why.to_string())
+    Ok(session.query_unpaged(statement, ()).await.map(drop)?)
 }
 
 /// The version that stands there; 0 where nothing does.
-async fn version(session: &Session, keyspace: &str) -> Result<i32, String> {
+async fn version(session: &Session, keyspace: &str) -> Result<i32, Fault> {
     let there =
         "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'schema_versions'";
     if first::<(String,)>(session, there, (control(keyspace),)).await?.is_none() {
@@ -172,7 +170,7 @@ async fn version(session: &Session, keyspace: &str) -> Result<i32, String> {
 }
 
 /// Only ScyllaDB has this table.
-async fn is_scylla(session: &Session) -> Result<bool, String> {
+async fn is_scylla(session: &Session) -> Result<bool, Fault> {
     let there = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = 'system_schema' AND table_name = 'scylla_tables'";
     Ok(first::<(String,)>(session, there, ()).await?.is_some())
 }
@@ -181,15 +179,15 @@ async fn first<R>(
     session: &Session,
     text: &str,
     values: impl scylla::serialize::row::SerializeRow,
-) -> Result<Option<R>, String>
+) -> Result<Option<R>, Fault>
 where
     R: for<'frame, 'metadata> scylla::deserialize::row::DeserializeRow<'frame, 'metadata>,
 {
     let mut statement = scylla::statement::unprepared::Statement::new(text);
     statement.set_is_idempotent(true);
-    let found = session.query_unpaged(statement, values).await.map_err(|why| why.to_string())?;
-    let found = found.into_rows_result().map_err(|why| why.to_string())?;
-    found.maybe_first_row::<R>().map_err(|why| why.to_string())
+    let found = session.query_unpaged(statement, values).await?;
+    let found = found.into_rows_result().map_err(Fault::answer)?;
+    found.maybe_first_row::<R>().map_err(Fault::answer)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! The session: connecting, sending what is written in few requests, reading, and saying of every failure whether it happened.
+//! The session: sending what is written in few requests, reading, and saying of every failure whether it happened.
 //!
 //! A request carries many rows: rows of one CQL partition become one mutation, and rows of a few partitions travel
 //! together unlogged, which costs a server half of what single inserts cost (docs/cql.md has the figures). Everything sent
 //! is idempotent, because every row has its own write time and is written whole.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use schemas::{
@@ -12,13 +12,11 @@ use schemas::{
     port::{PortError, PortResult},
 };
 use scylla::{
-    client::{PoolSize, execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
+    client::session::Session,
     deserialize::row::DeserializeRow,
     errors::{DbError, ExecutionError, RequestAttemptError},
-    policies::speculative_execution::SimpleSpeculativeExecutionPolicy,
     serialize::row::SerializeRow,
     statement::{
-        Consistency, SerialConsistency,
         batch::{Batch, BatchType},
         prepared::PreparedStatement,
     },
@@ -26,7 +24,10 @@ use scylla::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::statements::{Pick, Statements};
+use super::{
+    connecting::{Fault, connect},
+    statements::{Pick, Statements},
+};
 use crate::{OpenError, urls::Address};
 
 /// Rows of one request: past some tens more rows make it no cheaper, and a lost request repeats fewer.
@@ -42,13 +43,6 @@ const ROW_BYTES: usize = 96;
 const PAGE: i32 = 256;
 /// Before a request is repeated by itself: with [`StoreLimits::cql_ms`] all of it takes less than the dataflow waits.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(200)];
-/// How often a connection is asked whether its node is there, and how long that may take. A node that hangs closes nothing: until
-/// its connections are given up, each request whose turn is its waits for [`SPECULATE`].
-const KEEPALIVE: Duration = Duration::from_secs(2);
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(2);
-/// How long a request may take before the same is asked of another node, as a part of the whole time.
-const SPECULATE: u32 = 6;
-
 /// One row to be written.
 #[derive(Debug, Clone)]
 pub(super) struct Write {
@@ -117,10 +111,10 @@ impl Cql {
     pub(super) async fn open(address: &Address, limits: &StoreLimits) -> Result<Self, OpenError> {
         let session = connect(address, limits).await?;
         super::schema::checked(&session, address).await?;
-        let statements = Statements::prepare(&session, &address.path).await.map_err(|why| {
-            OpenError::Address(format!(
-                "`{address}`: the tables are not as this release needs them ({why}): run `esh3ar schema apply`"
-            ))
+        let statements = Statements::prepare(&session, &address.path).await.map_err(|fault| {
+            fault.at(address, |why| {
+                format!("the tables are not as this release needs them ({why}): run `esh3ar schema apply`")
+            })
         })?;
         let timeout = Duration::from_millis(limits.cql_ms);
         Ok(Self { session, statements, timeout, gate: Semaphore::new(limits.cql_requests.max(1)) })
@@ -223,116 +217,9 @@ impl Cql {
     }
 }
 
-/// Connects to the cluster; the keyspace need not be there.
-pub(super) async fn connect(address: &Address, limits: &StoreLimits) -> Result<Session, OpenError> {
-    let wrong = |why: String| OpenError::Address(format!("`{address}`: {why}"));
-    if address.scheme != "scylla" {
-        return Err(wrong("the history's address begins with scylla://".into()));
-    }
-    address.only(&["dc", "replication", "tls", "ca", "ttl_days"])?;
-    let name = &address.path;
-    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if name.is_empty()
-        || name.len() > 40
-        || !name.chars().all(fine)
-        || !name.starts_with(|c: char| c.is_ascii_lowercase())
-    {
-        return Err(wrong(
-            "a keyspace of a-z, 0-9 and '_' is named behind the hosts, e.g. scylla://host:9042/esh3ar".into(),
-        ));
-    }
-    let timeout = Duration::from_millis(limits.cql_ms);
-    let profile = ExecutionProfile::builder()
-        .consistency(Consistency::LocalQuorum)
-        .serial_consistency(Some(SerialConsistency::LocalSerial))
-        .request_timeout(Some(timeout))
-        .speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
-            // One: a second would treble what a cluster has to do that is slow because it has too much to do.
-            max_retry_count: 1,
-            retry_interval: timeout / SPECULATE,
-        })))
-        .build();
-    let mut builder = SessionBuilder::new()
-        .known_nodes(&address.hosts)
-        .default_execution_profile_handle(profile.into_handle())
-        .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
-        .keepalive_interval(KEEPALIVE)
-        .keepalive_timeout(KEEPALIVE_ANSWER)
-        .connection_timeout(timeout)
-        .schema_agreement_timeout(Duration::from_secs(30))
-        .fetch_schema_metadata(true);
-    if let Some(dc) = address.options.get("dc") {
-        builder = builder.prefer_datacenter(dc.clone());
-    }
-    if let Some(user) = &address.user {
-        builder = builder.user(user, address.password.as_deref().unwrap_or_default());
-    }
-    if address.options.get("tls").is_some_and(|tls| tls != "false") {
-        builder = builder.tls_context(Some(tls(address)?));
-    }
-    // The driver tries every host and every address; what it says last is the reason.
-    let connecting = tokio::time::timeout(timeout * 3, builder.build()).await;
-    match connecting {
-        Ok(Ok(session)) => Ok(session),
-        Ok(Err(why)) => {
-            let mut why = why.to_string();
-            if why.contains("frame") && !address.options.contains_key("tls") {
-                why.push_str("; if the servers ask for TLS, the address needs `tls=true&ca=FILE`");
-            }
-            Err(refusal(&why, address).map_or_else(|| away(address, why), wrong))
-        }
-        Err(_) => Err(away(address, format!("no answer within {} ms", timeout.as_millis() * 3))),
-    }
-}
-
-/// What to do about a connection that was refused; `None` where nobody answered at all.
-fn refusal(why: &str, address: &Address) -> Option<String> {
-    let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
-    if says(&["credentials", "Authentication", "authentication", "username"]) {
-        let user = address.user.as_deref().unwrap_or("nobody");
-        return Some(format!(
-            "the servers do not let user `{user}` in ({why}): check user and password of the address"
-        ));
-    }
-    if says(&["resolve"]) {
-        return Some(format!("no host of it is known by its name ({why}): check the host names"));
-    }
-    if says(&["certificate", "Tls", "TLS handshake", "tls error"]) {
-        return Some(format!("no safe connection is made ({why}): check `tls` and `ca`"));
-    }
-    None
-}
-
-/// Nobody answers there, yet.
-fn away(address: &Address, why: String) -> OpenError {
-    OpenError::Unreachable { what: "the history", hosts: address.hosts.join(","), setting: "stores.history", why }
-}
-
-/// What the servers' certificates are checked with.
-fn tls(address: &Address) -> Result<Arc<rustls::ClientConfig>, OpenError> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
-    let wrong = |why: String| OpenError::Address(format!("`{address}`: {why}"));
-    let Some(path) = address.options.get("ca") else {
-        return Err(wrong(
-            "`tls` needs `ca=FILE`, the certificate (PEM) that the servers' certificates are signed with".into(),
-        ));
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    let unreadable = |why: &dyn std::fmt::Display| wrong(format!("the certificate {path} cannot be read: {why}"));
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|why| unreadable(&why))? {
-        let certificate = certificate.map_err(|why| unreadable(&why))?;
-        roots.add(certificate).map_err(|why| unreadable(&why))?;
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|why| wrong(format!("TLS cannot be set up: {why}")))?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
-}
-
 /// Statements are prepared with these: every one may be repeated.
-pub(super) async fn prepare(session: &Session, text: &str) -> Result<PreparedStatement, String> {
-    let mut prepared = session.prepare(text).await.map_err(|why| why.to_string())?;
+pub(super) async fn prepare(session: &Session, text: &str) -> Result<PreparedStatement, Fault> {
+    let mut prepared = session.prepare(text).await?;
     prepared.set_is_idempotent(true);
     prepared.set_page_size(PAGE);
     Ok(prepared)

@@ -4,7 +4,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use scylla::{client::session::Session, statement::prepared::PreparedStatement, value::CqlValue};
 
-use super::session::{Write, prepare};
+use super::{
+    connecting::Fault,
+    session::{Write, prepare},
+};
 
 macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -112,7 +115,7 @@ pub(super) struct Statements(Vec<PreparedStatement>);
 
 impl Statements {
     /// Prepares all for this keyspace; says what is missing.
-    pub(super) async fn prepare(session: &Session, keyspace: &str) -> Result<Self, String> {
+    pub(super) async fn prepare(session: &Session, keyspace: &str) -> Result<Self, Fault> {
         let texts = TEXTS.iter().map(|text| fill(text, keyspace));
         let mut prepared = futures::future::try_join_all(texts.map(async |text| prepare(session, &text).await)).await?;
         for pick in [Pick::Epoch, Pick::Broadcast, Pick::Installation] {
