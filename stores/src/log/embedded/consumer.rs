@@ -3,13 +3,14 @@
 //! Partitions take turns; each that may have records waits in the inbox and gets an equal part of what is asked for. A poll
 //! that is dropped in the middle has taken nothing: positions move only when records are handed out.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use schemas::{
     Offset, Partition, Topic, TopicPartition,
     port::{Consumer, Event, Fetch, Group, PortError, PortResult, Record},
 };
+use tokio::time::Instant;
 
 use super::{
     Log,
@@ -17,6 +18,8 @@ use super::{
     tail::{Found, Taking},
 };
 
+/// Before a partition that could not be read is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Records of one partition in one turn, at least.
 const TURN: usize = 16;
 
@@ -29,6 +32,8 @@ pub(crate) struct Member {
     // The next offset to hand out, by index; `None` where it is not this member's.
     positions: Vec<Option<u64>>,
     paused: Vec<bool>,
+    /// Those that could not be read, each with when that is tried again.
+    unreadable: BTreeMap<usize, Instant>,
 }
 
 impl Member {
@@ -42,6 +47,7 @@ impl Member {
             inbox,
             positions: vec![None; count],
             paused: vec![false; count],
+            unreadable: BTreeMap::new(),
         })
     }
 
@@ -56,6 +62,7 @@ impl Member {
                     let start = log.segments.start(index);
                     self.positions[index] = Some(log.groups.committed(self.group, index).unwrap_or(start).max(start));
                     self.paused[index] = false;
+                    self.unreadable.remove(&index);
                     self.inbox.ready(index);
                 }
             }
@@ -64,10 +71,25 @@ impl Member {
                     partitions.iter().flat_map(|p| log.layout.of_partition(&self.topics, *p).collect::<Vec<_>>())
                 {
                     self.positions[index] = None;
+                    self.unreadable.remove(&index);
                 }
             }
             Event::Records(_) => {}
         }
+    }
+
+    /// Lets those come again that could not be read, if it is time; says when it is for the next of the others.
+    fn try_again(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let inbox = &self.inbox;
+        self.unreadable.retain(|index, at| {
+            let waits = *at > now;
+            if !waits {
+                inbox.ready(*index);
+            }
+            waits
+        });
+        self.unreadable.values().min().copied()
     }
 
     /// One round over the partitions that may have records.
@@ -81,7 +103,8 @@ impl Member {
                 break;
             }
             let Some(index) = self.inbox.turn() else { break };
-            let Some(from) = self.positions[index].filter(|_| !self.paused[index]) else {
+            let left_alone = self.paused[index] || self.unreadable.contains_key(&index);
+            let Some(from) = self.positions[index].filter(|_| !left_alone) else {
                 self.inbox.turn_over();
                 continue;
             };
@@ -94,8 +117,11 @@ impl Member {
                 Found::OnDisk(end) => self.log.read_disk(index, from, end, ask).await,
             };
             self.inbox.turn_over();
-            // One that cannot be read is told of and tried again in its turn: the others have theirs.
-            let records = read.inspect_err(|_| self.inbox.ready(index))?;
+            // One that cannot be read is told of, and tried again later: the others go on.
+            if read.is_err() {
+                self.unreadable.insert(index, Instant::now() + AGAIN);
+            }
+            let records = read?;
             let next = records.last().map_or(from, |record| record.offset.0 + 1);
             // The first record is handed out whatever its size, but only into empty hands.
             let fits = records.first().is_none_or(|first| taken.records.is_empty() || first.body.len() <= left.bytes);
@@ -127,12 +153,16 @@ impl Consumer for Member {
                 self.heed(&event);
                 return Ok(event);
             }
+            let again = self.try_again();
             let records = self.round(max).await?;
             if !records.is_empty() {
                 return Ok(Event::Records(records));
             }
             if self.inbox.waiting() == 0 {
-                self.inbox.wait().await;
+                match again {
+                    Some(at) => drop(tokio::time::timeout_at(at, self.inbox.wait()).await),
+                    None => self.inbox.wait().await,
+                }
             }
         }
     }
