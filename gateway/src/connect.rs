@@ -22,6 +22,7 @@ use schemas::{
     port::{PortResult, Tail},
 };
 use serde::Deserialize;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     Gateway,
@@ -52,10 +53,9 @@ impl Hold {
     pub(crate) fn leave(&mut self) {
         if !std::mem::replace(&mut self.left, true) {
             let me = &self.handle.me;
-            self.gateway.registry.remove(&self.handle);
-            self.gateway.leaving.lock().push((me.user.clone(), me.session));
-            self.gateway.left.notify_one();
             let (now, away_ms) = (self.gateway.now(), self.gateway.parts.limits.chat.away_ms);
+            self.gateway.registry.remove(&self.handle);
+            self.gateway.has_left(me);
             self.gateway.herald.left(&me.user, now.wall, now.mono.plus(away_ms));
         }
     }
@@ -101,9 +101,7 @@ async fn admit(
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<(Hold, Start), Problem> {
     let Query(asked) = asked.map_err(|why| Problem::new(Code::InvalidQuery, why.to_string()))?;
-    if gateway.draining.load(Ordering::Acquire) {
-        return Err(Problem::new(Code::Draining, "this node takes no new connections").retry_after_ms(1_000));
-    }
+    check_open(gateway)?;
     check_origin(headers, &gateway.parts.origins)?;
     let token = bearer(headers).or(asked.access_token.as_deref()).ok_or_else(|| {
         let how = "send `Authorization: Bearer TOKEN`, or `access_token=TOKEN` in the address";
@@ -116,10 +114,25 @@ async fn admit(
     let device = device(asked.device.as_deref())?;
     let cursor = cursor(asked.cursor.as_deref())?;
     let session = SessionId(uuid::Uuid::new_v4());
-    let hold = register(gateway, Arc::new(Me { user, device, session }), caller).await?;
+    // Who goes while it waits for its turn has asked for nothing yet.
+    let turn = device.as_str().bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(usize::from(b)));
+    let turn = gateway.turns[turn % gateway.turns.len()].clone().lock_owned().await;
+    check_open(gateway)?;
+    // A task of its own: once presence has this session the older one is told, also where the client has gone meanwhile.
+    let me = Arc::new(Me { user, device, session });
+    let registered = tokio::spawn(register(gateway.clone(), me, caller, turn)).await;
+    let hold = registered.map_err(|_| Problem::new(Code::Internal, "the session could not be registered"))??;
     let start = start(gateway, &hold, cursor).await?;
     gateway.herald.came(&hold.handle.me.user);
     Ok((hold, start))
+}
+
+/// Whether anybody is let in.
+fn check_open(gateway: &Gateway) -> Result<(), Problem> {
+    if gateway.draining.load(Ordering::Acquire) {
+        return Err(Problem::new(Code::Draining, "this node takes no new connections").retry_after_ms(1_000));
+    }
+    Ok(())
 }
 
 /// Reads the name of a device.
@@ -148,14 +161,18 @@ fn check_origin(headers: &HeaderMap, origins: &[String]) -> Result<(), Problem> 
     Err(Problem::new(Code::ForbiddenOrigin, "this page's origin is not among the configured `origins`").at("Origin"))
 }
 
-async fn register(gateway: &Arc<Gateway>, me: Arc<Me>, caller: Arc<Caller>) -> Result<Hold, Problem> {
+/// Registers a session here and in presence, while it is its device's turn.
+async fn register(
+    gateway: Arc<Gateway>,
+    me: Arc<Me>,
+    caller: Arc<Caller>,
+    turn: OwnedMutexGuard<()>,
+) -> Result<Hold, Problem> {
     let parts = &gateway.parts;
-    let turn = me.device.as_str().bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(usize::from(b)));
-    let turn = gateway.turns[turn % gateway.turns.len()].lock().await;
     let handle = Arc::new(Handle::new(me.clone()));
     let older = match gateway.registry.insert(&handle) {
         Ok(older) => older,
-        Err(why) => return Err(no_room(gateway, why).await),
+        Err(why) => return Err(no_room(&gateway, why).await),
     };
     gateway.held.fetch_add(1, Ordering::AcqRel);
     let hold = Hold { gateway: gateway.clone(), handle, caller, left: false };

@@ -5,7 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schemas::{Inbox, Millis, Position, UserId};
+use schemas::{
+    Inbox, Millis, Position,
+    port::{Missed, Whose},
+};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -16,8 +19,9 @@ use crate::{
 
 /// Between heartbeats of the node, ms.
 const HEARTBEAT_MS: u64 = 15_000;
-/// Missing for so long, presence has forgotten the node, ms.
-const LAPSED_MS: u64 = 3 * HEARTBEAT_MS;
+/// Missing for so long, presence may have forgotten the node, ms. It does after three times a heartbeat; who went on shortly before that
+/// is not to be late with the one that it sends then.
+const LAPSED_MS: u64 = 2 * HEARTBEAT_MS;
 /// Sessions refreshed, or compared with their inboxes, in one request.
 const BATCH: usize = 1_000;
 /// After so many failures in a row it is the history that is away, and no single inbox.
@@ -83,9 +87,14 @@ async fn wake(gateway: Weak, signs: Arc<Signs>) {
 async fn forget(gateway: Weak) {
     loop {
         let Some(here) = gateway.upgrade() else { return };
-        here.forget_left().await;
+        let forgotten = here.forget_left().await;
         // Waits with a strong reference for a moment at a time, so that a dropped gateway is let go.
-        let _ = tokio::time::timeout(Duration::from_secs(1), here.left.notified()).await;
+        if forgotten {
+            let _ = tokio::time::timeout(Duration::from_secs(1), here.left.notified()).await;
+        } else {
+            // Presence is away: it is not asked for each that ends.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 }
 
@@ -103,10 +112,13 @@ async fn stay(gateway: Weak, signs: Arc<Signs>) {
         let now = here.parts.clock.mono();
         let presence_ms = here.parts.limits.socket.presence_ms;
         lapsed |= seen.is_some_and(|seen| now.since(seen) >= LAPSED_MS.min(presence_ms));
-        let mut well = here.parts.presence.heartbeat(&here.load()).await.is_ok();
+        let beat = async || here.parts.presence.heartbeat(&here.load()).await.is_ok();
+        let (mut well, mut beaten) = (beat().await, now);
         if well && lapsed {
             well = register_again(&here).await;
-            refreshed = now;
+            // That may take long where there are many.
+            (refreshed, beaten) = (now, here.parts.clock.mono());
+            well = well && beat().await;
             signs.compare.notify_one();
         } else if well && now.since(refreshed) >= presence_ms / 3 {
             well = refresh(&here).await;
@@ -114,7 +126,7 @@ async fn stay(gateway: Weak, signs: Arc<Signs>) {
         }
         lapsed = !well;
         if well {
-            (seen, compared) = (Some(now), None);
+            (seen, compared) = (Some(beaten), None);
         } else {
             if compared.is_none() {
                 tracing::warn!(
@@ -138,36 +150,74 @@ async fn stay(gateway: Weak, signs: Arc<Signs>) {
     }
 }
 
+/// What sessions were sent is to be compared with their inboxes.
+struct Due {
+    whose: Whose,
+    /// The sessions; `None`: all that are here then.
+    whom: Option<Vec<Arc<Handle>>>,
+}
+
+impl Due {
+    /// Those of a comparison that was to be made again are among them.
+    fn with(whose: Whose, again: Option<Self>) -> Self {
+        Self { whose: again.map(|again| again.whose).into_iter().fold(whose, Whose::and), whom: None }
+    }
+}
+
 /// Compares what sessions were sent with their inboxes, whenever something may have been missed. Those whose inboxes the history
 /// could not tell of are compared again, they alone, and less and less often while it tells of none.
 async fn compare(gateway: Weak, signs: Arc<Signs>) {
-    let mut missed = 0;
-    let (mut untold, mut again_ms) = (Vec::new(), RESYNC_MS / 4);
+    let mut seen = 0;
+    let (mut again, mut again_ms) = (None::<Due>, RESYNC_MS / 4);
     loop {
         let Some(backplane) = gateway.upgrade().map(|here| here.parts.backplane.clone()) else { return };
-        tokio::select! {
-            count = backplane.missed(missed) => {
-                missed = count;
-                untold.clear();
-                // What lost hints may have lost presence too.
-                signs.beat.notify_one();
+        let due = tokio::select! {
+            Missed { count, whose } = backplane.missed(seen) => {
+                seen = count;
+                if whose == Whose::All {
+                    // What lost hints may have lost presence too.
+                    signs.beat.notify_one();
+                }
+                Due::with(whose, again.take())
             }
-            () = signs.compare.notified() => untold.clear(),
-            () = tokio::time::sleep(Duration::from_millis(again_ms)), if !untold.is_empty() => {}
-        }
+            () = signs.compare.notified() => Due::with(Whose::All, again.take()),
+            due = later(again_ms, &mut again) => due,
+        };
         drop(backplane);
         // Nodes do not come all at once.
         let jitter = (uuid::Uuid::new_v4().as_u128() % u128::from(RESYNC_MS / 10)) as u64;
         tokio::time::sleep(Duration::from_millis(jitter)).await;
-        let Some(handles) = gateway.upgrade().map(|here| if untold.is_empty() { everyone(&here) } else { untold })
-        else {
-            return;
-        };
+        let Due { whose, whom } = due;
+        let Some(handles) = gateway.upgrade().map(|here| whom.unwrap_or_else(|| of(&here, &whose))) else { return };
         let count = handles.len();
-        untold = resync(gateway.clone(), handles).await;
+        let untold = resync(gateway.clone(), handles, &whose).await;
         let none = count > 0 && untold.len() == count;
         again_ms = if none { (again_ms * 2).min(4 * RESYNC_MS) } else { RESYNC_MS / 4 };
+        again = (!untold.is_empty()).then_some(Due { whose, whom: Some(untold) });
     }
+}
+
+/// What is to be compared again, after its time; for ever where nothing is.
+async fn later(after_ms: u64, again: &mut Option<Due>) -> Due {
+    tokio::time::sleep(Duration::from_millis(after_ms)).await;
+    match again.take() {
+        Some(due) => due,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sessions with one of these inboxes.
+fn of(gateway: &Gateway, whose: &Whose) -> Vec<Arc<Handle>> {
+    let mut handles = everyone(gateway);
+    if *whose != Whose::All {
+        handles.retain(|handle| inboxes(gateway, handle, whose).next().is_some());
+    }
+    handles
+}
+
+/// Those of a session's inboxes that are among these.
+fn inboxes(gateway: &Gateway, handle: &Handle, whose: &Whose) -> impl Iterator<Item = Inbox> {
+    gateway.inboxes(&handle.me.user).into_iter().filter(|inbox| whose.has(inbox.partition))
 }
 
 fn everyone(gateway: &Gateway) -> Vec<Arc<Handle>> {
@@ -202,7 +252,7 @@ async fn register(gateway: &Gateway, handle: &Handle) -> bool {
     let (me, parts) = (&handle.me, &gateway.parts);
     let Ok(taken) = parts.presence.register(&me.user, &parts.node, &me.device, me.session).await else { return false };
     if handle.is_gone() {
-        let _ = parts.presence.remove(&me.user, me.session).await;
+        gateway.has_left(me);
         return true;
     }
     match taken.replaced {
@@ -219,14 +269,14 @@ async fn register(gateway: &Gateway, handle: &Handle) -> bool {
 
 /// Tells sessions where their inboxes end, spread over the time allowed; answers those that the history did not tell of. One
 /// inbox that cannot be read keeps no others back: pieces become smaller until it is alone, and larger again.
-async fn resync(gateway: Weak, handles: Vec<Arc<Handle>>) -> Vec<Arc<Handle>> {
+async fn resync(gateway: Weak, handles: Vec<Arc<Handle>>, whose: &Whose) -> Vec<Arc<Handle>> {
     tracing::debug!(sessions = handles.len(), "sessions are compared with their inboxes");
     let (mut rest, mut untold) = (&handles[..], Vec::new());
     let (mut piece, mut in_a_row) = (BATCH, 0);
     while !rest.is_empty() {
         let Some(here) = gateway.upgrade() else { return Vec::new() };
         let (some, others) = rest.split_at(piece.min(rest.len()));
-        if tell_tails(&here, some).await {
+        if tell_tails(&here, some, whose).await {
             drop(here);
             (rest, piece, in_a_row) = (others, (piece * 2).min(BATCH), 0);
             let part_ms = RESYNC_MS / 2 * some.len() as u64 / handles.len() as u64;
@@ -248,12 +298,9 @@ async fn resync(gateway: Weak, handles: Vec<Arc<Handle>>) -> Vec<Arc<Handle>> {
 }
 
 /// Says whether the history told of all of them.
-async fn tell_tails(gateway: &Gateway, handles: &[Arc<Handle>]) -> bool {
-    let inboxes_of = |user: &UserId| gateway.inboxes(user);
-    let owned: Vec<(&Arc<Handle>, Inbox)> = handles
-        .iter()
-        .flat_map(|handle| inboxes_of(&handle.me.user).into_iter().map(move |inbox| (handle, inbox)))
-        .collect();
+async fn tell_tails(gateway: &Gateway, handles: &[Arc<Handle>], whose: &Whose) -> bool {
+    let owned: Vec<(&Arc<Handle>, Inbox)> =
+        handles.iter().flat_map(|handle| inboxes(gateway, handle, whose).map(move |inbox| (handle, inbox))).collect();
     for some in owned.chunks(BATCH) {
         let inboxes: Vec<Inbox> = some.iter().map(|(_, inbox)| inbox.clone()).collect();
         match gateway.parts.history.tails(&inboxes).await {

@@ -86,9 +86,11 @@ pub struct Gateway {
     /// Bounds the spans in memory at once.
     reads: Semaphore,
     /// One device registers at a time, so that the newer session is the same one here and in presence.
-    turns: Box<[tokio::sync::Mutex<()>]>,
-    /// Sessions to be taken out of presence: at most as many as there were sessions.
-    leaving: Mutex<Vec<(UserId, SessionId)>>,
+    turns: Box<[Arc<tokio::sync::Mutex<()>>]>,
+    /// Sessions to be taken out of presence, where they lapse by themselves after a while.
+    leaving: Mutex<Vec<Left>>,
+    /// Held while they are taken out: who ends the node waits for what is under way.
+    forgetting: tokio::sync::Mutex<()>,
     left: Notify,
     /// Connections whose task has not ended: also those that are closed and wait for the client's own close.
     held: AtomicU64,
@@ -96,6 +98,13 @@ pub struct Gateway {
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
     /// Whether clients connect here, or only ask.
     holds_sockets: bool,
+}
+
+/// A session that has ended.
+struct Left {
+    user: UserId,
+    session: SessionId,
+    at: Millis,
 }
 
 /// Reads of history under way at once for sessions.
@@ -134,8 +143,9 @@ impl Gateway {
             herald,
             gather,
             reads: Semaphore::new(READS),
-            turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
+            turns: (0..TURNS).map(|_| Arc::default()).collect(),
             leaving: Mutex::default(),
+            forgetting: tokio::sync::Mutex::default(),
             left: Notify::new(),
             held: AtomicU64::new(0),
             draining: AtomicBool::new(false),
@@ -232,17 +242,38 @@ impl Gateway {
         caller.expires_at.map(|at| now.mono.plus(at.ms_since(now.wall)))
     }
 
-    async fn forget_left(&self) {
-        let left = std::mem::take(&mut *self.leaving.lock());
-        for some in left.chunks(AT_ONCE) {
-            let removed = some.iter().map(|(user, session)| async move {
-                if let Err(why) = self.parts.presence.remove(user, *session).await {
-                    // It lapses by itself.
-                    tracing::debug!(?user, %why, "a session stays in presence until it lapses");
-                }
+    /// A session has ended: it is taken out of presence soon.
+    fn has_left(&self, me: &session::Me) {
+        let (user, session, at) = (me.user.clone(), me.session, self.parts.clock.mono());
+        self.leaving.lock().push(Left { user, session, at });
+        self.left.notify_one();
+    }
+
+    /// Takes sessions that have ended out of presence. Says whether all of them are; those that are not stay for the next time,
+    /// unless they have lapsed by then.
+    async fn forget_left(&self) -> bool {
+        let _alone = self.forgetting.lock().await;
+        let (mut left, mut kept) = (std::mem::take(&mut *self.leaving.lock()), Vec::new());
+        while !left.is_empty() {
+            let some = left.split_off(left.len().saturating_sub(AT_ONCE));
+            let count = some.len();
+            let removed = some.iter().map(async |Left { user, session, .. }| {
+                let removed = self.parts.presence.remove(user, *session).await;
+                removed.inspect_err(|why| tracing::debug!(?user, %why, "a session is in presence still")).is_ok()
             });
-            futures::future::join_all(removed).await;
+            let removed = futures::future::join_all(removed).await;
+            let before = kept.len();
+            kept.extend(some.into_iter().zip(removed).filter(|(_, removed)| !removed).map(|(left, _)| left));
+            if kept.len() - before == count {
+                // Presence is away: the others need not be tried now.
+                kept.append(&mut left);
+            }
         }
+        let (now, presence_ms) = (self.parts.clock.mono(), self.parts.limits.socket.presence_ms);
+        kept.retain(|left| now.since(left.at) < presence_ms);
+        let forgotten = kept.is_empty();
+        self.leaving.lock().append(&mut kept);
+        forgotten
     }
 }
 

@@ -5,7 +5,7 @@ mod house;
 mod talk;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -17,8 +17,9 @@ use schemas::{
     codec,
     port::{
         Append, Backplane, Broadcast, BroadcastState, Broadcasts, Buried, Consumer, Cursors, Dead, DeadLetters, Due,
-        Durability, Entry, Facts, Fetch, Filter, Group, Hint, Inboxes, Known, Landing, Log, Node, NodeLoad, Order,
-        Page, Place, Placed, PortError, PortResult, Presence, Record, Schedule, Settled, Span, Tail, Taken, Unread,
+        Durability, Entry, Facts, Fetch, Filter, Group, Hint, Inboxes, Known, Landing, Log, Missed, Node, NodeLoad,
+        Order, Page, Place, Placed, PortError, PortResult, Presence, Record, Schedule, Settled, Span, Tail, Taken,
+        Unread, Whose,
     },
     view::StatusChange,
 };
@@ -72,6 +73,11 @@ pub(crate) struct World {
     pub(crate) talks: schemas::port::Talks,
     pub(crate) inner: Mutex<Inner>,
     node: Mutex<Option<Arc<dyn Node>>>,
+    /// Partitions that got another owner, and who waits to hear of it.
+    taken: Mutex<Vec<BTreeSet<Partition>>>,
+    told: tokio::sync::Notify,
+    /// Held for writing, nobody who registers is answered.
+    pub(crate) answers: tokio::sync::RwLock<()>,
 }
 
 #[derive(Default)]
@@ -86,6 +92,8 @@ pub(crate) struct Inner {
     pub(crate) lane: Vec<Append>,
     /// Calls that fail from now on, by name.
     pub(crate) away: Vec<&'static str>,
+    /// Whose ends were asked for, call by call.
+    pub(crate) looked: Vec<Vec<Inbox>>,
     /// Whose inbox cannot be told of.
     pub(crate) unreadable: Option<UserId>,
     /// How many of these calls did.
@@ -170,8 +178,9 @@ impl Inboxes for World {
     }
     fn owns(&self, _: &[(Partition, Epoch)]) {}
     async fn tails(&self, inboxes: &[Inbox]) -> PortResult<Vec<Tail>> {
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
         inner.check("tails")?;
+        inner.looked.push(inboxes.to_vec());
         if inboxes.iter().any(|inbox| inner.unreadable.as_ref() == Some(&inbox.user)) {
             return Err(PortError::Unavailable("a row cannot be read".to_owned()));
         }
@@ -364,19 +373,25 @@ impl Log for World {
 #[async_trait]
 impl Presence for World {
     async fn register(&self, user: &UserId, node: &NodeId, device: &DeviceId, session: SessionId) -> PortResult<Taken> {
-        let mut inner = self.inner.lock();
-        inner.check("register")?;
-        let older = inner.places.iter().position(|(u, place)| u == user && place.device == *device);
-        let replaced = older.map(|i| inner.places.remove(i).1);
-        let number = replaced.as_ref().map_or(1, |place| place.number + 1);
-        inner.places.push((user.clone(), Place { node: node.clone(), device: device.clone(), session, number }));
-        Ok(Taken { number, replaced })
+        let taken = {
+            let mut inner = self.inner.lock();
+            inner.check("register")?;
+            let older = inner.places.iter().position(|(u, place)| u == user && place.device == *device);
+            let replaced = older.map(|i| inner.places.remove(i).1);
+            let number = replaced.as_ref().map_or(1, |place| place.number + 1);
+            inner.places.push((user.clone(), Place { node: node.clone(), device: device.clone(), session, number }));
+            Taken { number, replaced }
+        };
+        let _answers = self.answers.read().await;
+        Ok(taken)
     }
     async fn refresh(&self, _: &[(UserId, SessionId)]) -> PortResult<()> {
         self.inner.lock().check("refresh")
     }
     async fn remove(&self, user: &UserId, session: SessionId) -> PortResult<()> {
-        self.inner.lock().places.retain(|(u, place)| u != user || place.session != session);
+        let mut inner = self.inner.lock();
+        inner.check("remove")?;
+        inner.places.retain(|(u, place)| u != user || place.session != session);
         Ok(())
     }
     async fn locate(&self, users: &[UserId]) -> PortResult<Vec<Vec<Place>>> {
@@ -420,5 +435,20 @@ impl Backplane for World {
     }
     async fn compare(&self, _: &NodeId) -> PortResult<()> {
         Ok(())
+    }
+    async fn taken_over(&self, partitions: &[Partition]) -> PortResult<()> {
+        self.taken.lock().push(partitions.iter().copied().collect());
+        self.told.notify_waiters();
+        Ok(())
+    }
+    async fn missed(&self, seen: u64) -> Missed {
+        loop {
+            let told = self.told.notified();
+            let (taken, seen) = (self.taken.lock().clone(), seen as usize);
+            if let Some(whose) = taken.iter().skip(seen).cloned().map(Whose::Of).reduce(Whose::and) {
+                return Missed { count: taken.len() as u64, whose };
+            }
+            told.await;
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Tests over real sockets: the pump, the registry, the gatherer and both reference clients together.
 
+mod missed;
 mod talk;
 
 #[path = "../../clients/reference.rs"]
@@ -31,6 +32,18 @@ async fn raw(address: &str, query: &str, token: &str) -> Raw {
     let mut request = format!("ws://{address}/v1/ws?{query}").into_client_request().unwrap();
     request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     connect_async(request).await.unwrap().0
+}
+
+/// Asks for a connection, and does not wait for the answer.
+async fn half_a_connection(address: &str, number: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "GET /v1/ws?device=d1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {}\r\n\r\n",
+        token("acme", phone(number))
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
 }
 
 async fn frame(socket: &mut Raw) -> Result<ServerFrame, u16> {
@@ -174,14 +187,8 @@ async fn a_client_that_never_reads_is_closed_and_stops_nobody_else() {
     limits.socket.write_ms = 200;
     let house = House::open(limits).await;
     let address = house.serve().await;
-    let mut stream = TcpStream::connect(&address).await.unwrap();
     let slow = "+962790000009";
-    let head = format!(
-        "GET /v1/ws?device=d1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {}\r\n\r\n",
-        token("acme", phone(slow))
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut stream = half_a_connection(&address, slow).await;
     until("it is connected", || house.gateway.sessions() == 1).await;
     let (_task, mut seen) = listen(&address, "d1");
     until("both are connected", || house.gateway.sessions() == 2).await;
@@ -217,63 +224,6 @@ async fn a_log_that_is_away_makes_facts_wait_and_loses_none() {
     house.world.inner.lock().away.clear();
     let ids: Vec<_> = (1..=40).map(|n| message_to(PHONE, n).id).collect();
     until("all are delivered", || ids.iter().all(|id| house.world.status(*id) == Status::Delivered)).await;
-}
-
-// Rule 5.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_missed_while_presence_was_away_comes_when_it_is_back() {
-    let mut limits = Limits::default();
-    limits.socket.presence_ms = 60;
-    let house = House::open(limits).await;
-    let address = house.serve().await;
-    let (_task, mut seen) = listen(&address, "d1");
-    until("it is connected", || house.gateway.sessions() == 1).await;
-    house.world.inner.lock().away.extend(["heartbeat", "refresh"]);
-    until("the node noticed", || house.world.failed() > 0).await;
-    // Its place lapsed, so nobody is given a hint.
-    house.world.inner.lock().places.clear();
-    house.world.record(message_to(PHONE, 1));
-    house.world.inner.lock().away.clear();
-    assert_eq!(items(&mut seen, 1).await, [1]);
-    until("it is registered again", || house.world.inner.lock().places.len() == 1).await;
-}
-
-// Rule 5: others wait for a node for so long, and then it has missed what they gave up. The history may be away just then.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_was_held_still_for_as_long_as_deliveries_wait_finds_what_was_missed() {
-    let mut limits = Limits::default();
-    limits.flow.deliver_ms = 500;
-    let house = House::open(limits).await;
-    let address = house.serve().await;
-    let (_task, mut seen) = listen(&address, "d1");
-    house.world.record(message_to(PHONE, 1));
-    assert_eq!(items(&mut seen, 1).await, [1], "it is connected, and has what there was");
-    house.world.record(message_to(PHONE, 2));
-    house.world.inner.lock().away.push("tails");
-    house.clock.put_forward(500);
-    until("it looked in vain", || house.world.failed() > 0).await;
-    house.world.inner.lock().away.clear();
-    assert_eq!(items(&mut seen, 1).await, [2]);
-}
-
-// Rule 5: what cannot be read of one keeps nobody else waiting, and is looked at again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_inbox_that_cannot_be_read_keeps_no_others_back() {
-    const OTHER: &str = "+962790000002";
-    let house = House::open(Limits::default()).await;
-    let address = house.serve().await;
-    let (_task, mut seen) = listen(&address, "d1");
-    let (_other_task, mut other_seen) = listen_as(OTHER, &address, "d1");
-    house.world.record(message_to(PHONE, 1));
-    house.world.record(message_to(OTHER, 2));
-    assert_eq!((items(&mut seen, 1).await, items(&mut other_seen, 1).await), (vec![1], vec![2]));
-    house.world.record(message_to(PHONE, 3));
-    house.world.record(message_to(OTHER, 4));
-    house.world.inner.lock().unreadable = Some(mobile(PHONE));
-    house.clock.put_forward(Limits::default().flow.deliver_ms);
-    assert_eq!(items(&mut other_seen, 1).await, [4]);
-    house.world.inner.lock().unreadable = None;
-    assert_eq!(items(&mut seen, 1).await, [3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,7 +41,7 @@ pub struct Parts {
     pub presence: Arc<dyn Presence>,
     /// Where the servers' clocks are asked.
     pub stores: Kept,
-    /// Says why the data folder takes no writes any more, where there is one.
+    /// Says why nothing can be written any more, where something is kept in a data folder.
     pub folder: Option<watch::Receiver<Option<String>>>,
     /// Says why the dataflow has ended, where it runs here.
     pub pipeline: Option<watch::Receiver<Option<String>>>,

@@ -16,9 +16,10 @@ use std::{
 use parking_lot::Mutex;
 use schemas::Priority;
 use timely::communication::WorkerGuards;
-use tokio::{runtime::Handle, sync::mpsc::Receiver, sync::watch};
+use tokio::{runtime::Handle, sync::mpsc::Receiver};
 
 use crate::{
+    failed::Failed,
     flow::flow,
     operators::source::Feed,
     rim::Rim,
@@ -40,12 +41,12 @@ struct Ready {
 }
 
 /// Says that the thread panicked.
-struct Watcher(watch::Sender<Option<String>>);
+struct Watcher(Failed);
 
 impl Drop for Watcher {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.send_replace(Some("a dataflow instance panicked; the log has its last words".into()));
+            self.0.tell("a dataflow instance panicked; the log has its last words");
         }
     }
 }
@@ -56,7 +57,7 @@ impl Host {
         kit: Kit,
         feeds: [Receiver<Feed>; 3],
         runtime: Handle,
-        failed: watch::Sender<Option<String>>,
+        failed: Failed,
     ) -> Result<(Self, [Arc<Wake>; 3]), String> {
         let mut config = timely::Config::thread();
         config.worker = config.worker.idle_spin(Duration::ZERO);

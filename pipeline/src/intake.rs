@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, sync::atomic::Orderi
 
 use schemas::{
     Clock, Epoch, Lane, Limits, Millis, Offset, Partition, Priority, Topic, TopicPartition,
-    port::{Consumer, DueKind, Event, Fetch, Group, History, Log, PortError, Record},
+    port::{Consumer, Dispatch, DueKind, Event, Fetch, Group, History, Log, PortError, Record},
     tier::{Attempt, Tier},
 };
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -52,6 +52,7 @@ fn topics() -> Vec<Topic> {
 pub(crate) struct Parts {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) history: Arc<dyn History>,
+    pub(crate) dispatch: Arc<dyn Dispatch>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) counters: Arc<Counters>,

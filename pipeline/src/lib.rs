@@ -12,6 +12,7 @@ mod conversations;
 mod credit;
 mod decode;
 mod effects;
+mod failed;
 mod flow;
 pub mod functions;
 mod gate;
@@ -64,6 +65,7 @@ pub use intake::GROUP;
 pub use tenants::{ByTenant, OfTenant};
 
 use crate::{
+    failed::Failed,
     gate::Gates,
     gauges::Counters,
     handed::Handed,
@@ -134,7 +136,7 @@ struct Instance {
 #[allow(clippy::needless_pass_by_value)]
 pub fn start(parts: Parts, runtime: Handle) -> Result<Pipeline, StartError> {
     let stop = CancellationToken::new();
-    let (failed, watched) = tell::channel(None);
+    let (failed, watched) = Failed::channel();
     let mut instances = Vec::new();
     let gates = Arc::new(Gates::new(&parts.limits, &parts.clock));
     for number in 0..parts.instances.max(1) {
@@ -150,7 +152,7 @@ impl Instance {
         gates: &Arc<Gates>,
         runtime: &Handle,
         stop: &CancellationToken,
-        failed: &tell::Sender<Option<String>>,
+        failed: &Failed,
     ) -> Result<Self, StartError> {
         let Parts { log, history, presence, dispatch, clock, limits, functions, .. } = parts;
         let (counters, progress) = (Arc::new(Counters::new(limits.flow.tenants_named)), Arc::new(Progress::default()));
@@ -194,10 +196,12 @@ impl Instance {
             ownership: ownership.clone(),
             gates: gates.clone(),
             feed,
+            failed: failed.clone(),
         };
         let intake = intake::Parts {
             log: log.clone(),
             history: history.clone(),
+            dispatch: dispatch.clone(),
             clock: clock.clone(),
             limits: limits.clone(),
             counters: counters.clone(),
@@ -213,11 +217,7 @@ impl Instance {
             match AssertUnwindSafe(Intake::run(intake, lanes, settler, due)).catch_unwind().await {
                 Ok(Ok(drained)) => drained,
                 Ok(Err(Gone)) | Err(_) => {
-                    failed.send_if_modified(|told| {
-                        let first = told.is_none();
-                        told.get_or_insert_with(|| format!("dataflow instance {number} has ended"));
-                        first
-                    });
+                    failed.tell(format!("dataflow instance {number} has ended"));
                     false
                 }
             }

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 pub(crate) struct Faults {
     fates: Mutex<HashMap<&'static str, VecDeque<PortResult<()>>>>,
     away: Mutex<HashSet<&'static str>>,
+    panics: Mutex<HashSet<&'static str>>,
 }
 
 impl Faults {
@@ -41,12 +42,18 @@ impl Faults {
         };
     }
 
+    /// From now on every call of a kind panics.
+    pub(crate) fn set_panics(&self, call: &'static str) {
+        self.panics.lock().insert(call);
+    }
+
     /// The next call without a fate of its own yet succeeds.
     pub(crate) fn pass(&self, call: &'static str) {
         self.fates.lock().entry(call).or_default().push_back(Ok(()));
     }
 
     fn meet(&self, call: &'static str) -> PortResult<()> {
+        assert!(!self.panics.lock().contains(call), "{call} panics, as a test asked");
         if self.away.lock().contains(call) {
             return Err(unavailable());
         }

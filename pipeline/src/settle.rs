@@ -9,6 +9,7 @@
 
 mod missed;
 mod repeat;
+mod telling;
 mod worker;
 
 use std::{
@@ -32,7 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{gate::Gates, handed::Handed, item::DueItem, ownership::Ownership, sweep};
+use crate::{failed::Failed, gate::Gates, handed::Handed, item::DueItem, ownership::Ownership, sweep};
 
 pub(crate) use repeat::append;
 use worker::Worker;
@@ -61,6 +62,8 @@ pub(crate) struct SettlerParts {
     pub(crate) gates: Arc<Gates>,
     /// Where scheduled messages go when they are due.
     pub(crate) feed: mpsc::Sender<Vec<DueItem>>,
+    /// Who hears of a panic.
+    pub(crate) failed: Failed,
 }
 
 /// Starts settlers.
@@ -109,7 +112,7 @@ impl Settler {
             stop: stop.clone(),
         });
         let ownership = parts.ownership.clone();
-        let (teller, told) = mpsc::channel(worker::WAITING_NOTES);
+        let (teller, told) = telling::tellings();
         let worker = Worker::new(
             worker::Parts {
                 log: parts.log,
@@ -123,11 +126,12 @@ impl Settler {
             teller,
             stop.clone(),
         );
-        let owner = shared.clone();
+        let (owner, failed) = (shared.clone(), parts.failed);
+        let settling = run(worker, waiting, shared.clone(), stop.clone());
         let tasks = vec![
-            runtime.spawn(run(worker, waiting, shared.clone(), stop.clone())),
-            runtime.spawn(worker::tell(parts.dispatch, told)),
-            runtime.spawn(sweep.run(move || owner.owned.lock().clone())),
+            runtime.spawn(failed.clone().watch("the settler", settling)),
+            runtime.spawn(failed.clone().watch("telling what became of messages", telling::tell(parts.dispatch, told))),
+            runtime.spawn(failed.watch("the sweep", sweep.run(move || owner.owned.lock().clone()))),
         ];
         SettlerHandle { orders, shared, stop, tasks, ownership, drain_ms }
     }

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use futures::future::{join_all, poll_fn};
 use schemas::{
-    Clock, Limits, NodeId, UserId,
+    Clock, Limits, NodeId, Partition, UserId,
     port::{Backplane, Dead, Dispatch, Landing, Outcome, PortResult, Presence, Routed, Signal},
     view::StatusChange,
 };
@@ -210,6 +210,12 @@ impl Dispatch for Sinks {
         };
         if tokio::time::timeout(Duration::from_millis(deadline), tell).await.is_err() {
             dropped(count, "late");
+        }
+    }
+
+    async fn taken_over(&self, partitions: &[Partition]) {
+        if let Err(why) = self.backplane.taken_over(partitions).await {
+            tracing::warn!(%why, "nodes are not told that partitions have another owner");
         }
     }
 

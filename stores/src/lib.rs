@@ -1,8 +1,8 @@
 //! Keeps: the log, the history, presence and the backplane, behind the ports.
 //!
 //! [`Stores::open`] opens all of them for one process: each from the address that is given for it, and from the data folder
-//! (log, history) or in this process (presence, backplane) where none is. What is wrong is said by [`OpenError`]; what goes
-//! wrong with the folder's disk later, once, by [`Stores::fatal`]. [`data`] looks at a folder nobody has open.
+//! (log, history) or in this process (presence, backplane) where none is. What is wrong is said by [`OpenError`]; what later
+//! ends all writing, such as a disk that failed, once, by [`Stores::fatal`]. [`data`] looks at a folder nobody has open.
 
 pub mod backplane;
 pub mod cache;
@@ -129,8 +129,7 @@ pub struct Stores {
     settings: Settings,
     folder: Option<Folder>,
     servers: Servers,
-    /// What [`Stores::fatal`] gives where there is no folder: nothing, ever.
-    never: watch::Sender<Option<String>>,
+    fatal: watch::Sender<Option<String>>,
 }
 
 impl Stores {
@@ -174,14 +173,17 @@ impl Stores {
                 limiter: Arc::new(LocalLimiter::new(clock.clone(), settings.quota_holders)),
             }
         });
-        let (never, _) = watch::channel(None);
-        Ok(Self { log, history, presence, backplane, limiter, cache, settings, folder, servers, never })
+        let (fatal, _) = watch::channel(None);
+        for source in servers.fatal().into_iter().chain(folder.as_ref().map(Folder::fatal)) {
+            tokio::spawn(pass_on(source, fatal.clone()));
+        }
+        Ok(Self { log, history, presence, backplane, limiter, cache, settings, folder, servers, fatal })
     }
 
-    /// Says why, once nothing can be written to the folder any more: the process is to end, and starting it again finds out
-    /// what the disk holds.
+    /// Says why, once nothing can be written to the folder, or to the history, any more: the process is to end, and starting it
+    /// again finds out what stands.
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
-        self.folder.as_ref().map_or_else(|| self.never.subscribe(), Folder::fatal)
+        self.fatal.subscribe()
     }
 
     /// Counters of the folder since start; `None` where nothing is kept in one.
@@ -227,6 +229,15 @@ pub struct Stats {
     pub writes: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
+}
+
+/// Passes on why, once it is said.
+async fn pass_on(mut source: watch::Receiver<Option<String>>, to: watch::Sender<Option<String>>) {
+    // One that is closed without a word has nothing to say.
+    if let Ok(why) = source.wait_for(Option::is_some).await {
+        let why = why.clone();
+        to.send_if_modified(|told| told.is_none() && std::mem::replace(told, why).is_none());
+    }
 }
 
 #[cfg(test)]

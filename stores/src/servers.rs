@@ -9,6 +9,7 @@ use schemas::{
     limits::StoreLimits,
     port::{Backplane, Cache, History, Ingress, Limiter, Log, PortResult, Presence},
 };
+use tokio::sync::watch;
 
 use crate::{OpenError, Settings, urls::Address};
 
@@ -26,6 +27,8 @@ pub(crate) struct Servers {
     )]
     log: Option<String>,
     clocks: Vec<(&'static str, AskTime)>,
+    /// Who says that nothing can be written any more.
+    fatal: Vec<watch::Receiver<Option<String>>>,
     /// The Redis of presence, for the cache that is to be there too.
     #[cfg(feature = "redis")]
     redis: Option<(Address, crate::redis::Redis)>,
@@ -73,6 +76,7 @@ impl Servers {
             if let Some(log) = &self.log {
                 history.belongs_to(log, address).await?;
             }
+            self.fatal.push(history.fatal());
             let closing = history.clone();
             self.closing.push(Box::pin(async move {
                 if let Err(why) = closing.close().await {
@@ -151,6 +155,10 @@ impl Servers {
 
     pub(crate) fn clocks(&self) -> Vec<(&'static str, BoxFuture<'static, PortResult<Timestamp>>)> {
         self.clocks.iter().map(|(name, ask)| (*name, ask())).collect()
+    }
+
+    pub(crate) fn fatal(&self) -> Vec<watch::Receiver<Option<String>>> {
+        self.fatal.clone()
     }
 
     pub(crate) async fn close(self) {

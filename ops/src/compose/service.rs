@@ -61,7 +61,7 @@ impl Service {
             () = signalled => return Ok(()),
             _ = drain.wait_for(|drain| *drain) => return Ok(()),
             Ok(why) = fatal.wait_for(Option::is_some) => format!(
-                "the store takes no more writes ({}): nothing accepted is lost; put right what it says and start again",
+                "the store takes no more writes ({}): nothing accepted is lost; look at why and start again",
                 why.as_deref().unwrap_or("no reason told")
             ),
             Some(why) = pipeline => format!("the dataflow has ended ({why}): nothing accepted is lost; start again"),

@@ -225,8 +225,11 @@ impl Intake {
         }
         self.parts.history.owns(&told);
         told.iter().for_each(|(partition, epoch)| self.parts.ownership.took(*partition, *epoch));
-        let numbers = numbers(&told.iter().map(|(partition, _)| *partition).collect::<Vec<_>>());
-        tracing::info!(partitions = ?numbers, "partitions taken over");
+        let partitions: Vec<_> = told.iter().map(|(partition, _)| *partition).collect();
+        tracing::info!(partitions = ?numbers(&partitions), "partitions taken over");
+        // What the owner before still owed to nodes may have died with it.
+        let dispatch = self.parts.dispatch.clone();
+        tokio::spawn(async move { dispatch.taken_over(&partitions).await });
         let (settler, mine) = (self.settler.clone(), told.clone());
         self.tell_settler(async move {
             settler.assign(mine).await;

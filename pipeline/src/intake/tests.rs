@@ -1,6 +1,9 @@
 //! The whole pipeline on a log in memory: what is read, fed, held back, committed and given up.
 
-use std::{collections::HashSet, sync::atomic::AtomicBool};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::atomic::AtomicBool,
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -177,6 +180,8 @@ struct Node {
     taken: Mutex<Vec<(MessageId, u8)>>,
     attempts: Mutex<Vec<u8>>,
     alarms: Mutex<Vec<Dead>>,
+    /// Partitions of which nodes were told that they have another owner.
+    new_owner: Mutex<BTreeSet<Partition>>,
     seen: watch::Sender<usize>,
 }
 
@@ -199,6 +204,9 @@ impl Dispatch for Node {
         outcomes
     }
     async fn notify(&self, _: Vec<(UserId, schemas::view::StatusChange)>) {}
+    async fn taken_over(&self, partitions: &[Partition]) {
+        self.new_owner.lock().extend(partitions);
+    }
     async fn alarm(&self, dead: &[Dead]) {
         self.alarms.lock().extend(dead.iter().cloned());
         self.seen.send_modify(|n| *n += 1);
@@ -286,7 +294,21 @@ async fn accepted_recorded_delivered_committed() {
     let Gauges { recorded, .. } = pipeline.gauges();
     assert_eq!(recorded, [0, 1_000, 0]);
     assert!(pipeline.failed().borrow().is_none());
+    house.until("nodes hear of the new owner", |house| house.node.new_owner.lock().len() == 4).await;
     assert!(pipeline.stop().await, "drained in time");
+}
+
+/// In silence it would look like one that has nothing to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settler_or_a_sweep_that_panics_ends_the_pipeline() {
+    for (call, who) in [("settle", "the settler"), ("due", "the sweep")] {
+        let house = House::new();
+        house.history.faults.set_panics(call);
+        house.accept(0..10).await;
+        let pipeline = house.start();
+        house.until("it is told", |_| pipeline.failed().borrow().as_ref().is_some_and(|why| why.contains(who))).await;
+        pipeline.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ use schemas::{
 };
 
 use super::{
-    worker::{Tell, WAITING_NOTES},
+    telling::{Told, tellings},
     *,
 };
 use crate::memory::{MemoryDispatch, MemoryHistory, MemoryLog, PLACE, message, unavailable};
@@ -26,7 +26,7 @@ struct Bench {
     limits: Arc<Limits>,
     handed: Arc<Handed>,
     worker: Worker,
-    told: mpsc::Receiver<Tell>,
+    told: Told,
     /// The next record of `outcomes` to be read.
     read: HashMap<Partition, usize>,
     /// What was committed.
@@ -130,8 +130,8 @@ fn hire(
     clock: &Arc<ManualClock>,
     limits: &Arc<Limits>,
     handed: &Arc<Handed>,
-) -> (Worker, mpsc::Receiver<Tell>) {
-    let (teller, told) = mpsc::channel(WAITING_NOTES);
+) -> (Worker, Told) {
+    let (teller, told) = tellings();
     let (limits, handed) = (limits.clone(), handed.clone());
     let (log, history, clock) = (log.clone(), history.clone(), clock.clone());
     let (ownership, gates) = (crate::testing::owning(1), crate::testing::gates());
@@ -173,8 +173,8 @@ async fn six_retries_then_the_dead_letters() {
     let letter = bench.history.letters.lock().get(&(message.id, 0)).cloned().unwrap();
     assert_eq!((letter.attempts, letter.reason, letter.position), (7, Reason::NoAck, PLACE));
     assert_eq!(bench.log.all(Topic::Dead).len(), 1);
-    let alarms = std::iter::from_fn(|| bench.told.try_recv().ok());
-    assert_eq!(alarms.filter(|tell| matches!(tell, Tell::Administrators(dead) if dead.len() == 1)).count(), 1);
+    let alarms: Vec<_> = std::iter::from_fn(|| bench.told.administrators.try_recv().ok()).flatten().collect();
+    assert_eq!(alarms.len(), 1);
     assert_eq!((bench.worker.watch.held(), bench.worker.watch.armed()), (0, 0), "everything may be committed");
 }
 
@@ -384,8 +384,7 @@ async fn senders_are_told_of_changes_once() {
     let mut server = bench.fact(&bench.keep(2), 0, 0, What::Delivered);
     server.from = schemas::Sender::Server;
     bench.say(vec![server]).await;
-    let told: Vec<_> = std::iter::from_fn(|| bench.told.try_recv().ok()).collect();
-    let [Tell::Senders(notes)] = &told[..] else { panic!("{} tellings", told.len()) };
+    let notes: Vec<_> = std::iter::from_fn(|| bench.told.senders.try_recv().ok()).flatten().collect();
     let [(user, change)] = &notes[..] else { panic!("{notes:?}") };
     assert_eq!((user.to_string(), change.status), ("acme/business:sara".to_owned(), Status::Delivered));
 }
@@ -407,6 +406,7 @@ async fn a_settler_takes_settles_gives_up_and_stops() {
         ownership: crate::testing::owning(1),
         gates: crate::testing::gates(),
         feed,
+        failed: Failed::channel().0,
     };
     let settler = Settler::start(parts, &tokio::runtime::Handle::current());
     let message = message(1);
@@ -473,7 +473,7 @@ async fn a_partition_that_was_overtaken_is_dropped_and_the_others_go_on() {
         ownership: ownership.clone(),
         gates: crate::testing::gates(),
     };
-    let (teller, _told) = mpsc::channel(WAITING_NOTES);
+    let (teller, _told) = tellings();
     let mut worker = Worker::new(parts, teller, CancellationToken::new());
     worker.assign((0..4).map(|p| (Partition(p), Epoch(1))).collect());
     let mut all: Vec<_> = (1..50).map(|n| bench.keep(n)).collect();

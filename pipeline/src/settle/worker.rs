@@ -11,16 +11,16 @@ use schemas::{
     Clock, DeviceId, Epoch, Fact, Limits, MessageId, Millis, Offset, Partition, Reason, Sender, State, Status,
     Timestamp, UserId, What, codec,
     limits::PAGE_MAX,
-    port::{Append, Dead, Dispatch, History, Log, PortError, Record, Settled},
+    port::{Append, Dead, History, Log, PortError, Record, Settled},
     record,
     view::StatusChange,
 };
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     missed::{Verdict, on_tier, verdict},
     repeat::{Done, Stopped, append, until_done},
+    telling::Teller,
 };
 use crate::{
     gate::Gates,
@@ -30,30 +30,11 @@ use crate::{
     watch::{Missed, Stand, To, Watch, deadline},
 };
 
-/// Tellings that wait for a slow dispatch; past that notes are dropped (rule 16).
-pub(super) const WAITING_NOTES: usize = 64;
-
 /// The longest sleep while a deadline runs: a clock that is turned by hand is noticed within this time.
 const LONGEST_NAP: Duration = Duration::from_millis(50);
 
 /// Facts of one call from which on a moment's wait pays: fewer wake-ups and writes, for a status that shows a little later.
 const MANY: usize = 16;
-
-/// What somebody is told.
-pub(super) enum Tell {
-    Senders(Vec<(UserId, StatusChange)>),
-    Administrators(Vec<Dead>),
-}
-
-/// Tells, one after the other, so that a slow dispatch delays no fact.
-pub(super) async fn tell(dispatch: Arc<dyn Dispatch>, mut told: mpsc::Receiver<Tell>) {
-    while let Some(tell) = told.recv().await {
-        match tell {
-            Tell::Senders(notes) => dispatch.notify(notes).await,
-            Tell::Administrators(dead) => dispatch.alarm(&dead).await,
-        }
-    }
-}
 
 /// What a worker works with.
 pub(super) struct Parts {
@@ -103,7 +84,7 @@ fn retain(facts: &mut Vec<Fact>, stands: &mut Stands, wanted: impl Fn(&Stand) ->
 /// See the module.
 pub(super) struct Worker {
     parts: Parts,
-    teller: mpsc::Sender<Tell>,
+    teller: Teller,
     stop: CancellationToken,
     /// Since which takeover each partition is ours.
     owned: BTreeMap<Partition, Epoch>,
@@ -122,7 +103,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(parts: Parts, teller: mpsc::Sender<Tell>, stop: CancellationToken) -> Self {
+    pub(super) fn new(parts: Parts, teller: Teller, stop: CancellationToken) -> Self {
         let watch = Watch::new(parts.limits.flow.ack_ms, parts.limits.flow.ack_watch, parts.limits.flow.ack_renewals);
         let owned = BTreeMap::new();
         let delivery = metrics::histogram!("esh3ar_delivery_seconds");
@@ -395,7 +376,7 @@ impl Worker {
         if !notes.is_empty() {
             notes.reverse();
             let count = notes.len() as u64;
-            if self.teller.try_send(Tell::Senders(notes)).is_err() {
+            if self.teller.senders.try_send(notes).is_err() {
                 metrics::counter!("esh3ar_notes_dropped_total").increment(count);
             }
         }
@@ -467,7 +448,7 @@ impl Worker {
             tracing::error!(%why, count = dead.len(), "dead letters are not in the index");
         }
         let count = dead.len();
-        if self.teller.try_send(Tell::Administrators(dead)).is_err() {
+        if self.teller.administrators.try_send(dead).is_err() {
             tracing::warn!(count, "administrators are not told of these: they stand in the dead letters");
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The Backplane port: hands batches to the node that holds a session, and brings the answer back. A hint, never the truth:
 //! what it loses, the inbox still has (rule 5).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::{
     position::{Inbox, Position},
     tier::Attempt,
     time::Timestamp,
+    topic::Partition,
     view::StatusChange,
 };
 
@@ -102,6 +103,46 @@ pub trait Node: Send + Sync + 'static {
     async fn supersede(&self, user: &UserId, session: SessionId);
 }
 
+/// Inboxes of which hints may have been lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// Any.
+    All,
+    /// Those of these partitions.
+    Of(BTreeSet<Partition>),
+}
+
+impl Whose {
+    /// Whether an inbox of this partition may be one.
+    pub fn has(&self, partition: Partition) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(partitions) => partitions.contains(&partition),
+        }
+    }
+
+    /// These, and those.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Of(mut some), Self::Of(mut others)) => {
+                some.append(&mut others);
+                Self::Of(some)
+            }
+            _ => Self::All,
+        }
+    }
+}
+
+/// What [`Backplane::missed`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    /// How often hints may have been lost.
+    pub count: u64,
+    /// Whose, since it was asked with an earlier count.
+    pub whose: Whose,
+}
+
 /// The way to the nodes.
 ///
 /// **Failure.** `Unavailable` and `Unknown` mean that a node did not answer in time: the attempt failed, the inbox has it.
@@ -134,9 +175,13 @@ pub trait Backplane: Send + Sync + 'static {
     /// held still hears of it when it goes on.
     async fn compare(&self, node: &NodeId) -> PortResult<()>;
 
-    /// Waits until hints to the nodes of this process may have been lost more often than `seen` times, and says how often:
-    /// what sessions were sent is to be compared with their inboxes. Never answers where none can be lost.
-    async fn missed(&self, _seen: u64) -> u64 {
+    /// Tells all nodes that these partitions have another owner: what the one before it still owed, nobody else knows of. Not
+    /// answered.
+    async fn taken_over(&self, partitions: &[Partition]) -> PortResult<()>;
+
+    /// Waits until hints to the nodes of this process may have been lost more often than `seen` times, and says how often and
+    /// whose since: what sessions were sent is to be compared with those inboxes. Never answers where none can be lost.
+    async fn missed(&self, _seen: u64) -> Missed {
         std::future::pending().await
     }
 }

@@ -7,6 +7,7 @@ use super::{Dead, Hint, Signal};
 use crate::{
     fact::Reason,
     ids::{NodeId, UserId},
+    topic::Partition,
     view::StatusChange,
 };
 
@@ -42,6 +43,10 @@ pub trait Dispatch: Send + Sync + 'static {
 
     /// Tells connected users of what happens, and the caches of all nodes of what changed ([`Signal::Changed`]). Best effort.
     async fn signal(&self, _signals: Vec<(UserId, Signal)>) {}
+
+    /// Tells all nodes that these partitions have another owner from here on: what the one before it owed to nodes it may have
+    /// taken with it, so they look at the inboxes. Best effort.
+    async fn taken_over(&self, _partitions: &[Partition]) {}
 
     /// Tells administrators of dead letters (R4.5): a log event, a metric, and what configuration names. Best effort.
     async fn alarm(&self, dead: &[Dead]);

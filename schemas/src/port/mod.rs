@@ -14,7 +14,7 @@ mod presence;
 
 use std::fmt;
 
-pub use backplane::{Backplane, Hint, Landing, Node, Signal};
+pub use backplane::{Backplane, Hint, Landing, Missed, Node, Signal, Whose};
 pub use cache::{Cache, CacheKey, Kept, Listed, Turns};
 pub use conversations::{Around, ByActivity, Conversations, Counted, ListMark, Talks};
 pub use dispatch::{Dispatch, Outcome, Routed};

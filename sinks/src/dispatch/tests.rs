@@ -94,6 +94,10 @@ impl Backplane for Nodes {
         self.compares.lock().push(node.to_string());
         Ok(())
     }
+
+    async fn taken_over(&self, _: &[Partition]) -> PortResult<()> {
+        Ok(())
+    }
 }
 
 /// Everyone is on the nodes it names, once for each of two devices.

@@ -6,18 +6,18 @@ use std::{collections::HashMap, sync::Arc};
 use async_trait::async_trait;
 use parking_lot::RwLock;
 use schemas::{
-    NodeId, SessionId, UserId,
-    port::{Backplane, Hint, Landing, Node, PortResult, Signal},
+    NodeId, Partition, SessionId, UserId,
+    port::{Backplane, Hint, Landing, Missed, Node, PortResult, Signal, Whose},
     view::StatusChange,
 };
 
-use super::missed::Missed;
+use super::missed::Misses;
 
 /// A backplane for a process that is the whole installation.
 #[derive(Default)]
 pub struct LocalBackplane {
     nodes: RwLock<HashMap<NodeId, Arc<dyn Node>>>,
-    missed: Missed,
+    misses: Misses,
 }
 
 impl LocalBackplane {
@@ -72,11 +72,16 @@ impl Backplane for LocalBackplane {
     }
 
     async fn compare(&self, _: &NodeId) -> PortResult<()> {
-        self.missed.again();
+        self.misses.again(Whose::All);
         Ok(())
     }
 
-    async fn missed(&self, seen: u64) -> u64 {
-        self.missed.more_than(seen).await
+    async fn taken_over(&self, partitions: &[Partition]) -> PortResult<()> {
+        self.misses.again(Whose::Of(partitions.iter().copied().collect()));
+        Ok(())
+    }
+
+    async fn missed(&self, seen: u64) -> Missed {
+        self.misses.more_than(seen).await
     }
 }

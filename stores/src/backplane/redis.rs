@@ -21,9 +21,9 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use schemas::{
-    NodeId, SessionId, UserId,
+    NodeId, Partition, SessionId, UserId,
     limits::RedisLimits,
-    port::{Backplane, Hint, Landing, Node, PortError, PortResult, Signal},
+    port::{Backplane, Hint, Landing, Missed, Node, PortError, PortResult, Signal, Whose},
     view::StatusChange,
 };
 use tokio::sync::{mpsc, watch};
@@ -35,7 +35,7 @@ use self::{
     frame::{Frame, Part},
     outbox::Outboxes,
 };
-use super::missed::Missed;
+use super::missed::Misses;
 use crate::redis::{Ears, Heard, Redis};
 
 /// How often what was not answered is looked for, ms.
@@ -56,7 +56,7 @@ struct Inner {
     desk: Desk,
     outboxes: Outboxes,
     met: Mutex<desk::Met>,
-    missed: Missed,
+    misses: Misses,
     deadline_ms: u64,
 }
 
@@ -80,7 +80,7 @@ impl RedisBackplane {
             desk: Desk::new(&limits),
             outboxes: Outboxes::new(&limits),
             met: Mutex::new(desk::Met::new(limits.answered)),
-            missed: Missed::default(),
+            misses: Misses::default(),
             deadline_ms,
             redis: redis.clone(),
         });
@@ -165,15 +165,24 @@ impl Backplane for RedisBackplane {
     async fn compare(&self, node: &NodeId) -> PortResult<()> {
         let inner = &self.inner;
         if inner.node(node).is_some() {
-            inner.missed.again();
+            inner.misses.again(Whose::All);
         } else if !inner.post(&inner.channel(node), Part::Compare) {
             return Err(PortError::Unavailable(format!("too much waits for node {node}")));
         }
         Ok(())
     }
 
-    async fn missed(&self, seen: u64) -> u64 {
-        self.inner.missed.more_than(seen).await
+    async fn taken_over(&self, partitions: &[Partition]) -> PortResult<()> {
+        let inner = &self.inner;
+        if !inner.post(&inner.all(), Part::TakenOver(partitions.to_vec())) {
+            inner.redis.go_blindly();
+            return Err(PortError::Unavailable("too much waits for all nodes".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn missed(&self, seen: u64) -> Missed {
+        self.inner.misses.more_than(seen).await
     }
 }
 
@@ -271,7 +280,8 @@ impl Inner {
                 }
                 (Part::Landed { ask, landings }, _) => self.desk.answer(ask, Answer::Landed(landings)),
                 (Part::Done { ask }, _) => self.desk.answer(ask, Answer::Done),
-                (Part::Compare, _) => self.missed.again(),
+                (Part::Compare, _) => self.misses.again(Whose::All),
+                (Part::TakenOver(partitions), _) => self.misses.again(Whose::Of(partitions.into_iter().collect())),
                 (Part::Notes(_) | Part::Signals(_) | Part::Taken { .. }, _) => {}
             }
         }
@@ -306,7 +316,7 @@ async fn listen(weak: Weak<Inner>, mut heard: mpsc::Receiver<Heard>) {
         let Some(inner) = weak.upgrade() else { return };
         match what {
             Heard::Missed => {
-                inner.missed.again();
+                inner.misses.again(Whose::All);
                 inner.tell_blind();
             }
             Heard::Frame(channel, bytes) => match schemas::codec::decode::<Frame>(&bytes) {
@@ -314,7 +324,7 @@ async fn listen(weak: Weak<Inner>, mut heard: mpsc::Receiver<Heard>) {
                 // A newer release speaks on this channel: what it hints at, the inbox has.
                 Err(why) => {
                     tracing::debug!(%why, "a frame could not be read");
-                    inner.missed.again();
+                    inner.misses.again(Whose::All);
                 }
             },
         }

@@ -43,6 +43,7 @@ use schemas::{
     limits::StoreLimits,
     port::{PortError, PortResult},
 };
+use tokio::sync::watch;
 
 use self::{cursors::Moves, recorder::Recorder, session::Cql, shared::Shared, statements::Pick};
 use crate::{OpenError, urls::Address};
@@ -114,6 +115,11 @@ impl ScyllaHistory {
     pub async fn close(&self) -> PortResult<()> {
         self.moves.flush().await?;
         self.shared.counts.flush(&self.shared.cql).await
+    }
+
+    /// Says why, once nothing can be recorded any more: the process is to end, and be started again.
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.recorder.fatal()
     }
 
     /// How long rows stand, ms: an installation's retention must end before.

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use self::{
     scripts::Scripts,
-    table::{Line, Nodes, Told},
+    table::{Asked, Line, Nodes, Told},
 };
 use super::LocalPresence;
 use crate::redis::{Redis, odd};
@@ -68,19 +68,27 @@ impl RedisPresence {
         self.presence_ms.max(self.node_ms).saturating_mul(2)
     }
 
-    fn learn(&self, told: Told) -> bool {
+    /// Asks for the nodes' table, and keeps what is told. Says whether the node that asked was in it.
+    async fn learn(&self, script: &::redis::Script, common: &[String]) -> PortResult<bool> {
+        let (key, from) = ((self.redis.name("nodes"), Vec::new()), self.redis.clock().mono());
+        let told = Told::read(self.redis.each::<Vec<String>>(script, common, &[key]).await?)?;
         let known = told.known;
-        self.nodes.lock().learn(told, self.redis.clock().mono());
-        known
+        let (was_held, has_own) = {
+            let mut nodes = self.nodes.lock();
+            (nodes.learn(told, Asked { from, to: self.redis.clock().mono() }), nodes.has_own())
+        };
+        if was_held && has_own {
+            tracing::warn!("this machine was held still, or Redis's clock set forward: sessions are registered again");
+            self.forgotten.send_modify(|n| *n += 1);
+        }
+        Ok(known)
     }
 
     /// Reads the nodes' table, if what is known of it is older than may be.
     async fn keep_nodes(&self) -> PortResult<()> {
         let fresh = self.nodes.lock().is_fresh(self.redis.clock().mono(), self.redis.limits().nodes_ms);
         if !fresh {
-            let key = (self.redis.name("nodes"), Vec::new());
-            let told = self.redis.each::<Vec<String>>(&self.scripts.nodes, &[], &[key]).await?;
-            self.learn(Told::read(told)?);
+            self.learn(&self.scripts.nodes, &[]).await?;
         }
         Ok(())
     }
@@ -174,7 +182,10 @@ impl Presence for RedisPresence {
         };
         let nodes = self.nodes.lock();
         let now = nodes.now(self.redis.clock().mono());
-        let living = |line: &Line<'_>| line.until > now && nodes.lives(line.node, now, self.node_ms);
+        let living = |line: &Line<'_>| {
+            let heard = line.until.saturating_sub(self.presence_ms);
+            line.until > now && nodes.lives(line.node, heard, now, self.node_ms)
+        };
         let mut found = Vec::with_capacity(users.len());
         for (text, own) in lines.into_iter().zip(own) {
             let text = text.unwrap_or_default();
@@ -196,10 +207,8 @@ impl Presence for RedisPresence {
         let NodeLoad { node, address, sessions, room } = load;
         let value = format!("{sessions} {room} {address}");
         let common = [node.to_string(), value, self.kept_ms().to_string()];
-        let key = (self.redis.name("nodes"), Vec::new());
-        let told = self.redis.each::<Vec<String>>(&self.scripts.heartbeat, &common, &[key]).await?;
+        let known = self.learn(&self.scripts.heartbeat, &common).await?;
         let before = self.nodes.lock().beats(node);
-        let known = self.learn(Told::read(told)?);
         // The node's own entry has gone: Redis was emptied, or this node was silent for long.
         if (before && !known) | self.owes.swap(false, Ordering::AcqRel) {
             self.forgotten.send_modify(|n| *n += 1);
@@ -208,14 +217,12 @@ impl Presence for RedisPresence {
     }
 
     async fn nodes(&self) -> PortResult<Vec<NodeLoad>> {
-        let key = (self.redis.name("nodes"), Vec::new());
-        let told = match self.redis.each::<Vec<String>>(&self.scripts.nodes, &[], &[key]).await {
-            Ok(told) => Told::read(told)?,
+        match self.learn(&self.scripts.nodes, &[]).await {
+            Ok(_) => {}
             Err(PortError::Rejected(why)) => return Err(PortError::Rejected(why)),
             // Those of this process, which is what can be known.
             Err(_) => return self.own.nodes().await,
-        };
-        self.learn(told);
+        }
         let nodes = self.nodes.lock();
         Ok(nodes.living(nodes.now(self.redis.clock().mono()), self.node_ms))
     }

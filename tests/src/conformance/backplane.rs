@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use schemas::{
     Content, ContentType, Inbox, Kind, Message, MessageId, NodeId, Partition, Position, Priority, Sender, SessionId,
     State, Status, Timestamp, UserId,
-    port::{Backplane, Hint, Landing, Node},
+    port::{Backplane, Hint, Landing, Node, Whose},
     tier::Attempt,
     view::StatusChange,
 };
@@ -205,11 +205,19 @@ pub async fn a_node_is_told_to_compare(mut maker: impl Maker) {
     // What an adapter says of itself while it begins does not count.
     let mut seen = 0;
     while let Ok(more) = tokio::time::timeout(Duration::from_millis(500), backplane.missed(seen)).await {
-        seen = more;
+        seen = more.count;
     }
+    let told = async |seen| {
+        let told = tokio::time::timeout(Duration::from_secs(10), backplane.missed(seen)).await;
+        told.expect("it is told")
+    };
     for _ in 0..2 {
         backplane.compare(&node("a")).await.unwrap();
-        let told = tokio::time::timeout(Duration::from_secs(10), backplane.missed(seen)).await;
-        seen = told.expect("it is told");
+        let missed = told(seen).await;
+        assert_eq!(missed.whose, Whose::All);
+        seen = missed.count;
     }
+    let partitions = [Partition(3), Partition(5)];
+    backplane.taken_over(&partitions).await.unwrap();
+    assert_eq!(told(seen).await.whose, Whose::Of(partitions.into()), "it is told whose, and of nobody else");
 }

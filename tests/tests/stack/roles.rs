@@ -120,6 +120,43 @@ async fn a_gateway_that_was_held_still_finds_what_it_missed() {
     assert_eq!(phone.contents(), sent);
 }
 
+/// Rule 5: a pipeline that Redis is away for alone parks what is for other nodes, and the word that they are to compare dies with it:
+/// whoever takes its partitions over has them look.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pipeline_owed_to_nodes_when_it_died_is_shown_by_the_next_owner() {
+    const PHONES: u32 = 8;
+    let plan = |folder: &std::path::Path| Plan { proxied: true, ..small(folder).count(Role::Pipeline, 2) };
+    let mut cluster = Cluster::start(plan).await;
+    let mut phones: Vec<_> = (0..PHONES).map(|n| cluster.phone(&number(n))).collect();
+    for phone in &mut phones {
+        phone.insist().await;
+    }
+    let (business, blind) = (cluster.business(), cluster.nth(Role::Pipeline, 0));
+    eventually("both to have their share", async || {
+        let owns = |n| cluster.members[cluster.nth(Role::Pipeline, n)].log().contains("partitions taken over");
+        (owns(0) && owns(1)).then_some(())
+    })
+    .await;
+    cluster.ways.set(Some(blind), Kind::Redis, Mode::Cut);
+    ready(&cluster, blind, "presence", "down").await;
+    for n in 0..PHONES {
+        business.send(&number(n), "hello").await;
+    }
+    eventually("all of it is done with, and some is parked", async || {
+        let metrics = cluster.metrics(blind).await;
+        let parked = metrics.lines().find(|line| line.starts_with("esh3ar_parked_total{lane=\"normal\"}"));
+        let parked = parked.is_some_and(|line| !line.ends_with(" 0"));
+        let books = cluster.ask("/admin/v1/books").await;
+        let recorded = books["total"]["unrecorded"] == 0 && books["total"]["accepted"] == PHONES;
+        (parked && recorded && cluster.waiting().await == 0).then_some(())
+    })
+    .await;
+    cluster.members[blind].kill();
+    for phone in &mut phones {
+        phone.until_seen(1).await;
+    }
+}
+
 /// R6.2, rule 11: without the history the door takes messages in, reads are refused with when to come back, and the pipeline
 /// waits; without presence nothing that needs no other node stops. Each says so, by name, and comes back by itself.
 #[tokio::test(flavor = "multi_thread")]

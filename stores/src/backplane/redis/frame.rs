@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schemas::{
-    MessageId, Reason, Ref, SessionId, Status, Timestamp, UserId,
+    MessageId, Partition, Reason, Ref, SessionId, Status, Timestamp, UserId,
     json::Json,
     port::{Hint, Landing, Signal},
     view::StatusChange,
@@ -38,6 +38,8 @@ pub(super) enum Part {
     Compare,
     /// What happens now, for users and caches; not answered.
     Signals(Vec<(UserId, Signal)>),
+    /// These partitions have another owner.
+    TakenOver(Vec<Partition>),
 }
 
 /// A change of status with every field in its place: the public form leaves out those that are empty, which the internal codec

@@ -37,10 +37,10 @@ impl Fault {
         Self { why: why.to_string(), is_away: true }
     }
 
-    /// How a start is told, which says what to do about an answer in its own words.
+    /// How a start is told, in its own words.
     pub(super) fn at(self, address: &Address, say: impl FnOnce(&str) -> String) -> OpenError {
         match self {
-            Self { why, is_away: true } => away(address, why),
+            Self { why, is_away: true } => away(address, say(&why)),
             Self { why, is_away: false } => OpenError::Address(format!("`{address}`: {}", say(&why))),
         }
     }

@@ -11,18 +11,19 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::Arc,
     time::Duration,
 };
 
-use futures::future::{join_all, try_join_all};
+use futures::future::{FutureExt as _, join_all, try_join_all};
 use schemas::{
     ConversationId, Epoch, Inbox, Partition,
     port::{Entry, PortError, PortResult, Schedule},
 };
 use tokio::{
-    sync::{mpsc, mpsc::WeakSender, oneshot},
-    task::JoinSet,
+    sync::{mpsc, mpsc::WeakSender, oneshot, watch},
+    task::{JoinError, JoinSet},
 };
 
 use super::{
@@ -89,14 +90,21 @@ fn touched(job: &Job) -> impl Iterator<Item = Touched> + '_ {
 pub(super) struct Recorder {
     shared: Arc<Shared>,
     jobs: mpsc::Sender<Job>,
+    fatal: watch::Receiver<Option<String>>,
 }
 
 impl Recorder {
     /// Starts it. It ends when the way in is dropped and what waits is written.
     pub(super) fn start(shared: Arc<Shared>) -> Self {
         let (sender, jobs) = mpsc::channel(WAITING);
-        tokio::spawn(run(shared.clone(), jobs, sender.downgrade()));
-        Self { shared, jobs: sender }
+        let (told, fatal) = watch::channel(None);
+        tokio::spawn(watched(run(shared.clone(), jobs, sender.downgrade()), told));
+        Self { shared, jobs: sender, fatal }
+    }
+
+    /// Says why, once nothing can be recorded any more: what was being written may stand in part, and only a start finds out.
+    pub(super) fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.fatal.clone()
     }
 
     /// Hands it over at the first poll; answers when it stands.
@@ -110,6 +118,18 @@ impl Recorder {
         tokio::task::unconstrained(self.jobs.send(job)).await.map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(PortError::Unknown("the write was cut off".into())))
     }
+}
+
+/// Runs the recorder, and tells where it panics: nobody would be answered any more.
+async fn watched(recorder: impl Future<Output = ()>, told: watch::Sender<Option<String>>) {
+    if AssertUnwindSafe(recorder).catch_unwind().await.is_err() {
+        told.send_replace(Some("the history's recorder panicked: the log has its last words".into()));
+    }
+}
+
+/// A round that panicked ends the recorder: what it held busy nobody could write to any more.
+fn in_peace<T>(ended: Result<T, JoinError>) -> Option<T> {
+    ended.map_err(|why| why.try_into_panic().map(|panic| resume_unwind(panic))).ok()
 }
 
 /// A round that ended: its jobs, and how.
@@ -135,7 +155,7 @@ async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>, way_in: WeakSen
         }
         tokio::select! {
             ended = rounds.join_next(), if !rounds.is_empty() => {
-                if let Some(Ok((jobs, outcome))) = ended {
+                if let Some((jobs, outcome)) = ended.and_then(in_peace) {
                     end(&shared, jobs, outcome, &mut busy);
                 }
             }
@@ -323,6 +343,17 @@ mod tests {
         let name = CqlValue::Text(format!("{inbox}"));
         let row = Write::new(Pick::Entry, vec![name, CqlValue::BigInt(bucket), CqlValue::Blob(vec![0; bytes])]);
         Unit { inbox: Some((format!("{inbox}"), bucket)), row }
+    }
+
+    #[tokio::test]
+    async fn a_recorder_that_panics_is_told_of() {
+        let (told, fatal) = watch::channel(None);
+        watched(async {}, told.clone()).await;
+        assert!(fatal.borrow().is_none());
+        let mut rounds = JoinSet::<Ended>::new();
+        rounds.spawn(async { panic!("as asked") });
+        watched(async { drop(rounds.join_next().await.and_then(in_peace)) }, told).await;
+        assert!(fatal.borrow().as_ref().is_some_and(|why| why.contains("panicked")));
     }
 
     proptest! {

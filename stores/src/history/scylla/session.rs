@@ -43,6 +43,7 @@ const ROW_BYTES: usize = 96;
 const PAGE: i32 = 256;
 /// Before a request is repeated by itself: with [`StoreLimits::cql_ms`] all of it takes less than the dataflow waits.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(200)];
+
 /// One row to be written.
 #[derive(Debug, Clone)]
 pub(super) struct Write {

@@ -73,6 +73,17 @@ pub(super) struct Told {
     seen: HashMap<String, (u64, NodeLoad)>,
 }
 
+/// This process's monotonic time when Redis was asked, and when it had answered.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    pub(super) from: Millis,
+    pub(super) to: Millis,
+}
+
+/// By how much Redis's clock must have run ahead of this process's until that counts as having been held still, ms: as long as others
+/// wait for a node. Beside it the clocks may differ by a thousandth.
+const HELD_MS: u64 = 5_000;
+
 impl Told {
     /// Reads the one answer of a script.
     pub(super) fn read(answers: Vec<Vec<String>>) -> PortResult<Self> {
@@ -96,15 +107,20 @@ impl Told {
 /// The nodes as they were last heard of, and what Redis's clock showed then.
 #[derive(Default)]
 pub(super) struct Nodes {
-    at: Option<Millis>,
+    at: Option<Asked>,
     then: u64,
     seen: HashMap<String, (u64, NodeLoad)>,
     own: Vec<NodeId>,
 }
 
 impl Nodes {
-    pub(super) fn learn(&mut self, told: Told, mono: Millis) {
-        (self.at, self.then, self.seen) = (Some(mono), told.now, told.seen);
+    /// Takes what was told. Says whether this process was held still since the last time without its own clock telling, as a
+    /// machine is that is paused or moved: others had given it up meanwhile.
+    pub(super) fn learn(&mut self, told: Told, asked: Asked) -> bool {
+        let there_ms = told.now.saturating_sub(self.then);
+        let here_ms = self.at.map_or(there_ms, |before| asked.to.since(before.from));
+        (self.at, self.then, self.seen) = (Some(asked), told.now, told.seen);
+        there_ms.saturating_sub(here_ms) >= HELD_MS + there_ms / 1_000
     }
 
     /// Notes that a node of this process beats; says whether it did before.
@@ -116,18 +132,24 @@ impl Nodes {
         before
     }
 
+    /// Whether a node of this process has ever beaten.
+    pub(super) fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
     pub(super) fn is_fresh(&self, mono: Millis, within_ms: u64) -> bool {
-        self.at.is_some_and(|at| mono.since(at) < within_ms)
+        self.at.is_some_and(|at| mono.since(at.to) < within_ms)
     }
 
     /// What Redis's clock shows now.
     pub(super) fn now(&self, mono: Millis) -> u64 {
-        self.then + self.at.map_or(0, |at| mono.since(at))
+        self.then + self.at.map_or(0, |at| mono.since(at.to))
     }
 
-    /// Whether a node counts as living: one that never said so has only just begun.
-    pub(super) fn lives(&self, node: &str, now: u64, node_ms: u64) -> bool {
-        self.seen.get(node).is_none_or(|(seen, _)| now.saturating_sub(*seen) < node_ms)
+    /// Whether a node counts as living: one that never said so has only just begun. `heard` is when one of its sessions was last
+    /// kept in presence, which may be later than what this table says.
+    pub(super) fn lives(&self, node: &str, heard: u64, now: u64, node_ms: u64) -> bool {
+        self.seen.get(node).is_none_or(|(seen, _)| now.saturating_sub(heard.max(*seen)) < node_ms)
     }
 
     pub(super) fn living(&self, now: u64, node_ms: u64) -> Vec<NodeLoad> {
@@ -155,11 +177,30 @@ mod tests {
             let value = format!("{seen} 3 100 http://a:1 b");
             let told = Told::read(vec![vec![seen.to_string(), "1".into(), "a".into(), value]]).unwrap();
             let mut nodes = Nodes::default();
-            nodes.learn(told, Millis(50));
+            nodes.learn(told, Asked { from: Millis(40), to: Millis(50) });
             let now = nodes.now(Millis(50 + later));
-            prop_assert_eq!(nodes.lives("a", now, node_ms), later < node_ms);
+            prop_assert_eq!(nodes.lives("a", 0, now, node_ms), later < node_ms);
             prop_assert_eq!(nodes.living(now, node_ms).len(), usize::from(later < node_ms));
-            prop_assert!(nodes.lives("unheard-of", now, node_ms));
+            prop_assert!(nodes.lives("unheard-of", 0, now, node_ms));
+            prop_assert!(nodes.lives("a", now, now, node_ms), "it has just registered somebody");
+        }
+
+        // However long Redis takes to answer, a process that went on all the time is not taken for one that was held, and one
+        // that was held for long is found out.
+        #[test]
+        fn who_was_held_still_is_found_out(
+            takes in proptest::collection::vec((0u64..3_000, 0u64..3_000, 0u64..20_000), 1..20), held_ms in 9_000u64..100_000,
+        ) {
+            let (mut nodes, mut mono, mut redis) = (Nodes::default(), 0, 7_000_000);
+            let told = |now: u64| Told::read(vec![vec![now.to_string(), "1".into()]]).unwrap();
+            for (there, back, pause) in takes {
+                let asked = Asked { from: Millis(mono), to: Millis(mono + there + back) };
+                prop_assert!(!nodes.learn(told(redis + there), asked));
+                mono += there + back + pause;
+                redis += there + back + pause;
+            }
+            let is_held = nodes.learn(told(redis + held_ms), Asked { from: Millis(mono), to: Millis(mono) });
+            prop_assert!(is_held);
         }
     }
 

@@ -93,8 +93,8 @@ async fn what_a_process_holds_itself_is_found_and_reached_and_the_rest_is_made_g
 }
 
 /// What a counter shows now, without waiting for more.
-async fn count(counter: impl Future<Output = u64>) -> u64 {
-    tokio::time::timeout(Duration::from_millis(100), counter).await.unwrap_or(0)
+async fn count(counter: impl Future<Output = Missed>) -> u64 {
+    tokio::time::timeout(Duration::from_millis(100), counter).await.map_or(0, |missed| missed.count)
 }
 
 /// A Redis that answers nothing is as bad as none.
@@ -116,4 +116,43 @@ async fn a_redis_that_stands_still_delays_nobody_for_long() {
         until("it is used again", async || a.presence.nodes().await.is_ok() && a.presence.locate(&[]).await.is_ok());
     assert!(back.await < Duration::from_secs(5));
     own.stop().await;
+}
+
+/// A node that was silent for long is found as soon as it has registered a session, however old what is known of the nodes is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_comes_back_is_found_at_once() {
+    const NODE_MS: u64 = 100;
+    let address = address(false).await;
+    let limits = RedisLimits { nodes_ms: 3_600_000, ..RedisLimits::default() };
+    let reader = Redis::with(&Address::parse(&address).unwrap(), limits, Arc::new(SystemClock::new())).await.unwrap();
+    let reader = RedisPresence::new(reader, 60_000, NODE_MS);
+    let node = RedisPresence::new(open(&address).await, 60_000, NODE_MS);
+    let load = schemas::port::NodeLoad { node: "a".parse().unwrap(), address: "a".into(), sessions: 0, room: 9 };
+    node.heartbeat(&load).await.unwrap();
+    assert_eq!(reader.nodes().await.unwrap().len(), 1, "it is known from here on");
+    until("it is taken for dead", async || reader.nodes().await.unwrap().is_empty()).await;
+    node.heartbeat(&load).await.unwrap();
+    node.register(&user(1), &load.node, &"phone".parse().unwrap(), session(1)).await.unwrap();
+    assert_eq!(nodes_of(&reader, 1).await, ["a"]);
+}
+
+/// A clock that stands, as that of a machine does that is paused: Redis's went on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_stood_still_registers_its_sessions_again() {
+    let address = Address::parse(&address(false).await).unwrap();
+    let clock = Arc::new(schemas::time::ManualClock::at(schemas::Timestamp(1_800_000_000_000)));
+    let redis = Redis::with(&address, RedisLimits::default(), clock).await.unwrap();
+    let presence = RedisPresence::new(redis, 60_000, 60_000);
+    let load = schemas::port::NodeLoad { node: "a".parse().unwrap(), address: "a".into(), sessions: 0, room: 9 };
+    presence.heartbeat(&load).await.unwrap();
+    let beats = async {
+        loop {
+            presence.heartbeat(&load).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5_500)).await;
+        }
+    };
+    let told = async {
+        tokio::select! { n = presence.lapsed(0) => n, () = beats => 0 }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(30), told).await, Ok(1));
 }
