@@ -380,11 +380,35 @@ fn end(answer: Result<Accepted, Problem>, shared: bool) -> End {
         Err(problem) => problem,
     };
     let wait = problem.retry_after_ms.unwrap_or(AFTER_FAULT_MS);
+    let whose = problem.field.as_deref().unwrap_or_default();
     match problem.code {
-        // What all share is nobody's fault: it is waited for.
-        Code::QuotaExceeded if shared && problem.field.as_deref() != Some("system-second") => End::Rejected(problem),
+        // What all share is nobody's fault: it is waited for. What one person has used up is no reason for others to wait.
+        Code::QuotaExceeded if whose.starts_with("person-") || (shared && whose != "system-second") => {
+            End::Rejected(problem)
+        }
         Code::QuotaExceeded | Code::LaneSlow | Code::LaneFull | Code::Overloaded | Code::Draining => End::Later(wait),
         Code::Unavailable | Code::Unknown | Code::DiskFull => End::Later(wait),
         _ => End::Rejected(problem),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_holds_up_those_whose_it_is() {
+        let waits = |field: &str, shared| {
+            let problem = Problem::new(Code::QuotaExceeded, "used up").at(field).retry_after_ms(7);
+            matches!(end(Err(problem), shared), End::Later(7))
+        };
+        for (field, own, shared) in [
+            ("person-minute", false, false),
+            ("person-hour", false, false),
+            ("server-second", true, false),
+            ("system-second", true, true),
+        ] {
+            assert_eq!((waits(field, false), waits(field, true)), (own, shared), "{field}");
+        }
     }
 }

@@ -1,17 +1,26 @@
 //! The Kafka door on a real broker, by clients that are not ours: kcat and the official Java client.
 
 use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use ops::{cluster::Plan, compose::Role};
+use ops::{clock::SystemClock, cluster::Plan, compose::Role};
+use schemas::{
+    limits::StoreLimits,
+    port::{Arrival, Fetch, Ingress},
+};
 use serde_json::json;
+use stores::{Settings, Stores, log::kafka::topics, urls::Address};
 use tests::harness::{
     Business,
     cluster::{Cluster, small},
-    eventually, not_run, number,
+    eventually, not_run, number, stack,
 };
 
 /// Produces lines with kcat, each a record with these headers.
@@ -21,7 +30,7 @@ async fn kcat(hosts: &str, topic: &str, headers: &[&str], lines: &[String]) {
 }
 
 /// Produces lines with kcat, each a record, with these options.
-async fn kcat_with(hosts: &str, topic: &str, options: &[&str], lines: &[String]) {
+async fn kcat_with(hosts: &str, topic: &str, options: &[impl AsRef<OsStr>], lines: &[String]) {
     let mut command = tokio::process::Command::new("kcat");
     command.args(["-P", "-b", hosts, "-t", topic, "-X", "acks=all"]).args(options);
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
@@ -114,6 +123,66 @@ async fn records_of_kcat_become_messages_and_bad_ones_are_kept_with_why() {
     // Mended, it is produced again and taken.
     kcat(&hosts, "esh3ar.ingress", &[&token], std::slice::from_ref(&nobody.1)).await;
     phone.until_seen(6).await;
+
+    // A header whose name is no text counts as not given, and what comes behind it is read.
+    let odd = [OsStr::new("-p"), OsStr::new("0"), OsStr::new("-H"), OsStr::from_bytes(b"\xff\xfe=x")];
+    kcat_with(&hosts, "esh3ar.ingress.acme", &odd, &[draft(7)]).await;
+    kcat_with(&hosts, "esh3ar.ingress.acme", &["-p", "0"], &[draft(8)]).await;
+    phone.until_seen(8).await;
+}
+
+/// A partition that went to another reader while its topic was paused, and comes back when it is not any more, is read again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_paused_when_it_went_is_read_when_it_comes_back() {
+    const PARTITIONS: usize = 4;
+    if !has("kcat") {
+        return not_run("the Kafka door by kcat: this machine has no kcat");
+    }
+    let hosts = stack::kafka().await.hosts();
+    let prefix = format!("d{}.", uuid::Uuid::new_v4().simple());
+    let limits = StoreLimits { partitions: PARTITIONS as u16, ..StoreLimits::default() };
+    let address = Address::parse(&format!("kafka://{hosts}/{prefix}")).unwrap();
+    topics::create(&address, &limits).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = Settings::folder(folder.path().to_owned(), limits, 60_000);
+    settings.places.log = Some(address);
+    let stores = Stores::open(settings, Arc::new(SystemClock::new())).await.unwrap();
+    let topic = format!("{prefix}ingress");
+    let to_all = async |word: &str| {
+        for partition in 0..PARTITIONS {
+            kcat_with(&hosts, &topic, &["-p", &partition.to_string()], &[word.to_owned()]).await;
+        }
+    };
+
+    let mut reader = stores.ingress().await.unwrap().unwrap();
+    to_all("first").await;
+    of_all(&mut *reader, "first", PARTITIONS).await;
+    reader.pause("ingress").unwrap();
+    let other = stores.ingress().await.unwrap().unwrap();
+    let max = Fetch { records: 100, bytes: 1 << 20 };
+    let lost = async { while !matches!(reader.poll(max).await, Ok(Arrival::Lost(_))) {} };
+    tokio::time::timeout(Duration::from_secs(60), lost).await.expect("some go to the other");
+    reader.resume("ingress").unwrap();
+    other.leave().await.unwrap();
+    to_all("second").await;
+    of_all(&mut *reader, "second", PARTITIONS).await;
+    reader.leave().await.unwrap();
+}
+
+/// Reads until a record that says this has come of each of so many partitions.
+async fn of_all(reader: &mut dyn Ingress, word: &str, partitions: usize) {
+    let mut seen = BTreeSet::new();
+    let max = Fetch { records: 100, bytes: 1 << 20 };
+    let reading = async {
+        while seen.len() < partitions {
+            if let Ok(Arrival::Records(records)) = reader.poll(max).await {
+                let says = records.into_iter().filter(|raw| raw.value.as_deref() == Some(word.as_bytes()));
+                seen.extend(says.map(|raw| raw.spot.partition));
+            }
+        }
+    };
+    let read = tokio::time::timeout(Duration::from_secs(60), reading).await;
+    assert!(read.is_ok(), "`{word}` came of partitions {seen:?} only");
 }
 
 /// The folder of the official client's jars, which the broker's own start fetched.

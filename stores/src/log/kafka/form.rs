@@ -10,6 +10,8 @@
 //!
 //! A header that is missing or cannot be read counts as not given: a foreign record never stops a reader.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use bytes::Bytes;
 use rdkafka::{
     Message,
@@ -66,20 +68,26 @@ pub(crate) fn headers(of: &Headers) -> Option<OwnedHeaders> {
     Some(out)
 }
 
+/// A record's headers. One whose name is not UTF-8, for which the client library panics, counts as not given.
+pub(crate) fn given<'a>(message: &'a BorrowedMessage<'_>) -> impl Iterator<Item = Header<'a, &'a [u8]>> {
+    message.headers().into_iter().flat_map(|headers| {
+        let get = |n| catch_unwind(AssertUnwindSafe(|| headers.try_get(n))).ok().flatten();
+        (0..headers.count()).filter_map(get)
+    })
+}
+
 /// A record as it was read.
 pub(crate) fn record(at: TopicPartition, message: &BorrowedMessage<'_>) -> Record {
     let mut headers = Headers::default();
-    if let Some(given) = message.headers() {
-        for header in given.iter() {
-            let Some(text) = header.value.and_then(|value| std::str::from_utf8(value).ok()) else { continue };
-            match header.key {
-                ID => headers.id = text.parse().ok(),
-                TENANT => headers.tenant = text.parse().ok(),
-                PRIORITY => headers.priority = Priority::ALL.into_iter().find(|p| word(*p) == text),
-                ATTEMPT => headers.attempt = Attempt(text.parse().unwrap_or_default()),
-                TRACE => headers.traceparent = Some(text.to_owned()),
-                _ => {}
-            }
+    for header in given(message) {
+        let Some(text) = header.value.and_then(|value| std::str::from_utf8(value).ok()) else { continue };
+        match header.key {
+            ID => headers.id = text.parse().ok(),
+            TENANT => headers.tenant = text.parse().ok(),
+            PRIORITY => headers.priority = Priority::ALL.into_iter().find(|p| word(*p) == text),
+            ATTEMPT => headers.attempt = Attempt(text.parse().unwrap_or_default()),
+            TRACE => headers.traceparent = Some(text.to_owned()),
+            _ => {}
         }
     }
     Record {

@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, TopicPartitionList,
+    ClientContext, Message as _, TopicPartitionList,
     config::{FromClientConfigAndContext as _, RDKafkaLogLevel},
     consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol, base_consumer::PartitionQueue},
     error::KafkaError,
@@ -255,8 +255,14 @@ impl Keeper {
         loop {
             let wait = if self.asked.is_some() { LOOK_CLOSELY } else { LOOK };
             match client.consumer.poll(wait) {
-                // All partitions have queues of their own before anything is fetched of them.
-                Some(Ok(_)) | None => {}
+                None => {}
+                // All partitions have queues of their own before anything is fetched of them. One that librdkafka made anew (its
+                // topic was not there for a moment) has none, and what comes of it would be passed over: another client has.
+                Some(Ok(message)) => {
+                    let (topic, partition) = (message.topic(), message.partition());
+                    tracing::error!(topic, partition, "a partition's queue was lost: this member is replaced");
+                    return;
+                }
                 Some(Err(error)) => {
                     if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
                         self.trouble(&error);

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,8 +23,7 @@ use rdkafka::{
     config::{FromClientConfigAndContext as _, RDKafkaLogLevel},
     consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance},
     error::KafkaError,
-    message::{BorrowedMessage, DeliveryResult, Header, Headers as _},
-    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+    message::{BorrowedMessage, Header},
     types::RDKafkaErrorCode as Code,
 };
 use schemas::{
@@ -34,7 +34,8 @@ use schemas::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    rejected,
+    form,
+    rejected::Rejects,
     settings::{Protocol, Settings},
     told,
 };
@@ -94,14 +95,21 @@ impl ConsumerContext for Watch {
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let Rebalance::Assign(list) = rebalance else { return };
         let paused = self.paused.lock();
-        let mut still = TopicPartitionList::new();
-        for at in list.elements().iter().filter(|at| paused.contains(at.topic())) {
-            still.add_partition(at.topic(), at.partition());
+        let [mut still, mut on] = [TopicPartitionList::new(), TopicPartitionList::new()];
+        for at in list.elements() {
+            let list = if paused.contains(at.topic()) { &mut still } else { &mut on };
+            list.add_partition(at.topic(), at.partition());
         }
         if still.count() > 0
             && let Err(error) = consumer.pause(&still)
         {
             tracing::warn!(%error, "a topic that came back could not be paused");
+        }
+        // What was paused when it went is paused still, whatever was resumed meanwhile.
+        if on.count() > 0
+            && let Err(error) = consumer.resume(&on)
+        {
+            tracing::warn!(%error, "a topic that came back could not be resumed");
         }
     }
 }
@@ -116,7 +124,7 @@ pub(crate) struct KafkaIngress {
     pieces: mpsc::Receiver<PortResult<Arrival>>,
     ending: Arc<AtomicBool>,
     ended: oneshot::Receiver<()>,
-    rejects: ThreadedProducer<Acks>,
+    rejects: Rejects,
     /// One commit at a time, also where one is not answered.
     committing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -135,10 +143,9 @@ impl KafkaIngress {
         let wrong = |why: &dyn std::fmt::Display| {
             OpenError::Address(format!("the topics of businesses at {}: {why}", settings.shown))
         };
-        let rejects =
-            ThreadedProducer::from_config_and_context(&settings.producer(limits), Acks).map_err(|why| wrong(&why))?;
+        let rejects = Rejects::open(&settings, limits).map_err(|why| wrong(&why))?;
         let name = settings.named(REJECTED);
-        let found = rejects.client().fetch_metadata(Some(&name), settings.ask).map_err(|error| {
+        let found = rejects.found(&name).map_err(|error| {
             let trouble = error.rdkafka_error_code().map(|code| (code, error.to_string()));
             told::unreachable(&settings, trouble, "no answer")
         })?;
@@ -159,7 +166,11 @@ impl KafkaIngress {
             pieces,
         };
         let run = move || {
-            thread.run();
+            while catch_unwind(AssertUnwindSafe(|| thread.run())).is_err() {
+                tracing::error!("the reader of the topics of businesses panicked and is replaced");
+                thread.give_up();
+                thread::park_timeout(AGAIN);
+            }
             let _ = end.send(());
         };
         thread::Builder::new().name("kafka-ingress".into()).spawn(run).map_err(|why| wrong(&why))?;
@@ -181,50 +192,6 @@ impl KafkaIngress {
             own.add_partition(&name, at.partition());
         }
         Ok(own)
-    }
-
-    fn send(&self, name: &str, raw: &Raw, problem: &Problem, whole: bool) -> oneshot::Receiver<PortResult<()>> {
-        let (done, answer) = oneshot::channel();
-        let value = raw.value.as_deref().filter(|_| whole);
-        let mut record = BaseRecord::<[u8], [u8], _>::with_opaque_to(name, Box::new(done))
-            .headers(rejected::headers(raw, problem, whole));
-        record.key = raw.key.as_deref();
-        record.payload = value;
-        if let Err((error, record)) = self.rejects.send(record) {
-            let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-            let _ = record.delivery_opaque.send(Err(told::not_taken(code, name)));
-        }
-        answer
-    }
-}
-
-/// Takes the answers for what was rejected.
-struct Acks;
-
-impl ClientContext for Acks {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        told::log(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka");
-    }
-}
-
-impl ProducerContext for Acks {
-    type DeliveryOpaque = Box<oneshot::Sender<PortResult<()>>>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, done: Self::DeliveryOpaque) {
-        let outcome = match result {
-            Ok(message) => told::placed(message.offset()).map(drop),
-            Err((error, message)) => {
-                let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-                // One that is refused for its size, or beside one that is, is kept by its place alone.
-                Err(told::refused(code, message.topic(), told::BATCH))
-            }
-        };
-        // Whoever does not wait any more tries again.
-        let _ = done.send(outcome);
     }
 }
 
@@ -280,19 +247,7 @@ impl Ingress for KafkaIngress {
     }
 
     async fn reject(&mut self, records: &[(Raw, Problem)]) -> Vec<PortResult<()>> {
-        let name = self.settings.named(REJECTED);
-        let sent: Vec<_> = records.iter().map(|(raw, problem)| self.send(&name, raw, problem, true)).collect();
-        let unanswered = || Err(PortError::Unknown("Kafka did not answer for the record".into()));
-        let mut outcomes = Vec::with_capacity(records.len());
-        for (answer, (raw, problem)) in sent.into_iter().zip(records) {
-            let mut outcome = answer.await.unwrap_or_else(|_| unanswered());
-            // Where it stood it fitted; with what was wrong it may not. Then the place alone is kept.
-            if matches!(outcome, Err(PortError::Rejected(_))) {
-                outcome = self.send(&name, raw, problem, false).await.unwrap_or_else(|_| unanswered());
-            }
-            outcomes.push(outcome);
-        }
-        outcomes
+        self.rejects.keep(records).await
     }
 
     async fn leave(self: Box<Self>) -> PortResult<()> {
@@ -314,7 +269,7 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(self) {
+    fn run(&self) {
         while !self.ends() {
             match self.consumer() {
                 Ok(consumer) => {
@@ -334,6 +289,20 @@ impl Thread {
             if !self.ends() {
                 thread::park_timeout(AGAIN);
             }
+        }
+    }
+
+    /// Lets go of a reader that cannot go on: what it had is read again by whoever gets it.
+    fn give_up(&self) {
+        let Some(consumer) = self.alive.write().take() else { return };
+        Self::lose_all(&consumer);
+        self.tell_lost(&consumer);
+    }
+
+    fn lose_all(consumer: &BaseConsumer<Watch>) {
+        if let Ok(all) = consumer.assignment() {
+            let (watch, all) = (consumer.context(), all.elements());
+            watch.lost.lock().extend(all.iter().map(|at| watch.spot(at.topic(), at.partition())));
         }
     }
 
@@ -399,11 +368,7 @@ impl Thread {
                 }
                 if is_fatal {
                     // What it had is read again by whoever gets it.
-                    if let Ok(all) = consumer.assignment() {
-                        let watch = consumer.context();
-                        let all = all.elements();
-                        watch.lost.lock().extend(all.iter().map(|at| watch.spot(at.topic(), at.partition())));
-                    }
+                    Self::lose_all(consumer);
                     return;
                 }
             }
@@ -433,12 +398,9 @@ fn is_worth_saying(error: &KafkaError) -> bool {
 }
 
 fn raw(watch: &Watch, message: &BorrowedMessage<'_>) -> Raw {
-    let headers = message.headers().map_or_else(Vec::new, |given| {
-        let header = |header: Header<'_, &[u8]>| {
-            (header.key.to_owned(), Bytes::copy_from_slice(header.value.unwrap_or_default()))
-        };
-        given.iter().map(header).collect()
-    });
+    let header =
+        |header: Header<'_, &[u8]>| (header.key.to_owned(), Bytes::copy_from_slice(header.value.unwrap_or_default()));
+    let headers = form::given(message).map(header).collect();
     Raw {
         spot: watch.spot(message.topic(), message.partition()),
         offset: message.offset().max(0) as u64,
