@@ -310,7 +310,8 @@ impl Intake {
                     let age = self.steady.age(record.appended_at, mono);
                     let wait = decode::still_to_wait(&record, first_ms, age);
                     let (lane, item) = decode::tier_record(&record, owned.epoch, wall);
-                    if wait == 0 && !self.tiers.waits(record.at) {
+                    let goes_on = wait == 0 && !self.lanes[index(lane)].paused;
+                    if goes_on && !self.tiers.waits(record.at) {
                         lanes[index(lane)].add(record.at, next, item);
                     } else {
                         let tenants = &self.parts.counters.tenants;

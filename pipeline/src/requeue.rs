@@ -193,6 +193,9 @@ fn plan(dead: &Dead, placed: Option<&Placed>, now: Timestamp) -> Result<(Again, 
     if placed.state.is_withdrawn() {
         return Err("it has expired or was taken back".to_owned());
     }
+    if placed.message.is_expired(now) {
+        return Err("its time has passed: send it anew".to_owned());
+    }
     let round = dead.round.checked_add(1).ok_or("it has been requeued as often as can be counted")?;
     if placed.state.round() > round {
         return Err("a later round of it is under way".to_owned());

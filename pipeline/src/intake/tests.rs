@@ -1,5 +1,7 @@
 //! The whole pipeline on a log in memory: what is read, fed, held back, committed and given up.
 
+mod room;
+
 use std::{
     collections::{BTreeSet, HashSet},
     sync::atomic::AtomicBool,
@@ -355,25 +357,6 @@ async fn a_record_that_cannot_be_read_is_buried_and_passed() {
     let dead: Vec<_> = house.history.letters.lock().values().map(|d| (d.id, d.reason)).collect();
     assert_eq!(dead, [(message(1).id, Reason::Unreadable)]);
     assert_eq!(house.node.taken.lock().len(), 1);
-    assert!(pipeline.stop().await);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_in_flight_is_bounded_and_goes_on() {
-    let mut house = House::new();
-    house.limits = FlowLimits { in_flight: 64, fetch_records: 16, ..house.limits };
-    house.history = Arc::new(MemoryHistory { gate: crate::testing::Gate::closed(), ..MemoryHistory::default() });
-    house.accept(0..400).await;
-    let pipeline = house.start();
-    let lane = |house: &House| house.log.paused.lock().iter().any(|at| at.topic == Topic::Lane(Priority::Normal));
-    house.until("the lane is paused", lane).await;
-    house
-        .until("all is committed", |house| {
-            while house.history.gate.let_go(0) {}
-            house.committed()
-        })
-        .await;
-    assert_eq!(house.history.written.lock().len(), 400);
     assert!(pipeline.stop().await);
 }
 

@@ -1,6 +1,6 @@
 //! What requeueing promises, against stores in memory.
 
-use schemas::{Inbox, Partition, Priority, codec, fact::Past, record::LaneRecord, time::ManualClock};
+use schemas::{Inbox, Message, Partition, Priority, codec, fact::Past, record::LaneRecord, time::ManualClock};
 
 use super::*;
 use crate::memory::{MemoryHistory, MemoryLog, PLACE, message, unavailable};
@@ -117,11 +117,17 @@ async fn what_cannot_be_requeued_is_refused_with_its_reason() {
     bench.happened(late.id, What::Delivered);
     let gone = bench.bury(4, Reason::NoAck);
     bench.history.placed.lock().remove(&gone.id);
-    let ids = vec![nowhere.id, late.id, gone.id, message(9).id];
+    let past = bench.bury(5, Reason::NoAck);
+    if let Some(placed) = bench.history.placed.lock().get_mut(&past.id) {
+        let message = Message { expires_at: Some(Timestamp(49_999)), ..(*placed.message).clone() };
+        placed.message = std::sync::Arc::new(message);
+    }
+    let ids = vec![nowhere.id, late.id, gone.id, past.id, message(9).id];
     let report = bench.requeue(Which::Ids(ids), false).await;
     let whys: Vec<_> = report.refusals.iter().map(|refused| refused.why.split([',', ':']).next().unwrap()).collect();
-    assert_eq!(report.refused, 4);
+    assert_eq!(report.refused, 5);
     for why in [
+        "its time has passed",
         "it was never recorded",
         "its recipient has got it meanwhile",
         "the message is no longer kept",

@@ -1,0 +1,57 @@
+//! What is in flight is bounded, whatever waits to come in.
+
+use schemas::Position;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_flight_is_bounded_and_goes_on() {
+    let mut house = House::new();
+    house.limits = FlowLimits { in_flight: 64, fetch_records: 16, ..house.limits };
+    house.history = Arc::new(MemoryHistory { gate: crate::testing::Gate::closed(), ..MemoryHistory::default() });
+    house.accept(0..400).await;
+    let pipeline = house.start();
+    let lane = |house: &House| house.log.paused.lock().iter().any(|at| at.topic == Topic::Lane(Priority::Normal));
+    house.until("the lane is paused", lane).await;
+    house
+        .until("all is committed", |house| {
+            while house.history.gate.let_go(0) {}
+            house.committed()
+        })
+        .await;
+    assert_eq!(house.history.written.lock().len(), 400);
+    assert!(pipeline.stop().await);
+}
+
+/// Those that are overdue, as after a long stop, come all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_wait_where_their_lane_has_no_room() {
+    let mut house = House::new();
+    house.limits = FlowLimits { in_flight: 64, fetch_records: 16, ..house.limits };
+    house.history = Arc::new(MemoryHistory { gate: crate::testing::Gate::closed(), ..MemoryHistory::default() });
+    house.accept(0..100).await;
+    let pipeline = house.start();
+    let lane = |house: &House| house.log.paused.lock().iter().any(|at| at.topic == Topic::Lane(Priority::Normal));
+    house.until("the lane is paused", lane).await;
+    let again = |n| {
+        let message = message(n);
+        let (id, inbox, position) = (message.id, message.inbox(4), Position { epoch: Epoch(1), n });
+        let due_at = Timestamp(0);
+        record::Again { id, lane: Lane::Normal, inbox, position, round: 0, attempt: Attempt(1), due_at }
+    };
+    let retries = (1_000..1_300).map(|n| record::again(Topic::Retry(Tier::ALL[0]), &again(n))).collect();
+    for answer in house.log.log.append(retries).await {
+        answer.unwrap();
+    }
+    house.log.came.notify_one();
+    house.until("retries wait", |_| pipeline.gauges().retries_waiting > 0).await;
+    let [_, in_flight, _] = pipeline.gauges().in_flight;
+    assert!(in_flight <= 64 + 2 * 16, "{in_flight} are in flight");
+    house
+        .until("all is committed", |house| {
+            while house.history.gate.let_go(0) {}
+            house.committed()
+        })
+        .await;
+    pipeline.stop().await;
+}
