@@ -1,10 +1,17 @@
 //! Broadcasts: accepted as one, expanded in the lane's free room, nobody sent two.
 
-use std::{collections::HashSet, sync::atomic::Ordering};
+use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
-use schemas::port::BroadcastState;
+use schemas::{
+    BroadcastId, Sender,
+    limits::MessageLimits,
+    port::{Asked, Broadcast, BroadcastState, PortError},
+};
+use uuid::Uuid;
 
 use super::*;
+
+const STORED: &str = r#"{"to":"","content":"news"}"#;
 
 fn body(count: usize) -> String {
     let to: Vec<_> = (0..count).map(|n| phone(n).to_string()).collect();
@@ -12,14 +19,50 @@ fn body(count: usize) -> String {
 }
 
 async fn until(house: &House, path: &str, state: &str) -> Value {
-    loop {
-        let now = house.get(path, &server()).await.json();
-        if now["state"] == state {
-            return now;
+    until_is(house, path, "state", state).await
+}
+
+/// Until this is shown of a broadcast, which must not end before.
+async fn until_is(house: &House, path: &str, key: &str, wanted: impl Into<Value>) -> Value {
+    let wanted = wanted.into();
+    let looking = async {
+        loop {
+            let now = house.get(path, &server()).await.json();
+            if now[key] == wanted {
+                return now;
+            }
+            assert_eq!(now["state"], "running", "{now}");
+            // The expander works on this thread between requests.
+            tokio::task::yield_now().await;
         }
-        // The expander works on this thread between requests.
-        tokio::task::yield_now().await;
-    }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(30), looking).await;
+    found.unwrap_or_else(|_| panic!("{path} never came so far that `{key}` was {wanted}"))
+}
+
+/// A broadcast as it stands in history, accepted so many ms after [`NOW`].
+fn stored(draft: &str, count: usize, ms: u64) -> (Broadcast, Vec<Phone>) {
+    let asked = Asked {
+        tenant: acme(),
+        from: Sender::Server,
+        accepted_at: NOW.plus_ms(ms),
+        trace: None,
+        draft: draft.to_owned(),
+        fingerprint: [7; 16],
+    };
+    let id = BroadcastId(Uuid::from_u128(u128::from(ms) + 1));
+    let broadcast = Broadcast { id, asked, recipients: count as u64, expanded: 0, state: BroadcastState::Running };
+    (broadcast, (0..count).map(phone).collect())
+}
+
+fn history_of(stored: impl IntoIterator<Item = (Broadcast, Vec<Phone>)>) -> Arc<FakeHistory> {
+    let history = Arc::new(FakeHistory::default());
+    history.broadcasts.lock().extend(stored.into_iter().map(|row| (row.0.id, row)));
+    history
+}
+
+fn path(id: BroadcastId) -> String {
+    format!("/v1/broadcasts/{id}")
 }
 
 #[tokio::test]
@@ -146,4 +189,99 @@ async fn an_expansion_that_starts_again_repeats_the_same_messages() {
     assert_eq!(state, BroadcastState::Done);
     let late = house.ask(request("DELETE", &format!("/v1/broadcasts/{id}"), &server(), &[], "")).await;
     assert_eq!((late.status.as_u16(), late.slug().as_str()), (409, "too-late"));
+}
+
+/// What was accepted is carried out: the limits of today judge what comes today.
+#[tokio::test]
+async fn lower_limits_cancel_no_broadcast_that_was_accepted() {
+    let (content, send_at) = ("c".repeat(90), NOW.plus_ms(86_400_000));
+    let draft = serde_json::json!({
+        "to": "", "subject": "a title", "content": content, "metadata": {"a": "label"}, "send_at": send_at,
+    });
+    let row = stored(&draft.to_string(), 3, 0);
+    let id = row.0.id;
+    let mut limits = open_limits();
+    limits.message = MessageLimits {
+        content_chars: 1,
+        content_bytes: 1,
+        subject_chars: 1,
+        metadata_bytes: 1,
+        send_at_ahead_ms: 1,
+        ..limits.message
+    };
+    let house = House::over(limits, Arc::default(), history_of([row]));
+    until(&house, &path(id), "done").await;
+    let messages = house.log.messages();
+    assert_eq!(messages.len(), 3);
+    for message in messages {
+        assert_eq!((message.content.body.as_str(), message.send_at), (content.as_str(), Some(send_at)));
+        assert!(message.content.subject.is_some() && message.metadata.is_some());
+    }
+}
+
+/// As where a newer release accepted it, and this process is still of an older one.
+#[tokio::test]
+async fn a_broadcast_that_cannot_be_read_here_waits_for_who_can_and_holds_up_no_other() {
+    let newer = stored(r#"{"to":"","content":"news","of_tomorrow":1}"#, 2, 0);
+    let good = stored(STORED, 2, 1);
+    let (newer_id, good_id) = (newer.0.id, good.0.id);
+    let house = House::over(open_limits(), Arc::default(), history_of([newer, good]));
+    until(&house, &path(good_id), "done").await;
+    let kept = house.get(&path(newer_id), &server()).await.json();
+    assert_eq!((&kept["state"], &kept["expanded"]), (&"running".into(), &0.into()));
+    house.history.broadcasts.lock().get_mut(&newer_id).unwrap().0.asked.draft = STORED.to_owned();
+    house.door.broadcast_begun.notify_one();
+    until(&house, &path(newer_id), "done").await;
+    assert_eq!(house.log.messages().len(), 4);
+}
+
+#[tokio::test]
+async fn a_broadcast_is_not_done_while_recipients_of_it_are_missing() {
+    let (mut torn, good) = (stored(STORED, 3, 0), stored(STORED, 2, 1));
+    torn.0.expanded = 2;
+    torn.1.truncate(2);
+    let (torn_id, good_id) = (torn.0.id, good.0.id);
+    let house = House::over(open_limits(), Arc::default(), history_of([torn, good]));
+    until(&house, &path(good_id), "done").await;
+    let kept = house.get(&path(torn_id), &server()).await.json();
+    assert_eq!((&kept["state"], &kept["expanded"]), (&"running".into(), &2.into()));
+    house.history.broadcasts.lock().get_mut(&torn_id).unwrap().1.push(phone(2));
+    until(&house, &path(torn_id), "done").await;
+    let messages = house.log.messages();
+    let of_torn = messages.iter().filter(|message| message.broadcast == Some(torn_id));
+    assert_eq!(of_torn.map(|message| message.to.to_string()).collect::<Vec<_>>(), [format!("acme/{}", phone(2))]);
+}
+
+/// Nobody else would begin what this process accepted: it must not forget it because another one errs.
+#[tokio::test]
+async fn a_broadcast_that_errs_holds_up_no_other_and_goes_on_when_it_can() {
+    let house = House::beside_others(open_limits(), Arc::default(), Arc::default(), u64::MAX);
+    let post = async |key: &str, body: String| {
+        let answer = house.post("/v1/broadcasts", &server(), &[("idempotency-key", key)], body).await;
+        BroadcastId(Uuid::parse_str(answer.json()["id"].as_str().unwrap()).unwrap())
+    };
+    let errs = post("first", body(3).replace("\"news\"", "\"news\",\"dry_run\":true")).await;
+    house.history.broken.lock().insert(errs);
+    assert_eq!(post("first", body(3)).await, errs);
+    house.clock.pass(1);
+    let good = post("second", body(2)).await;
+    until(&house, &path(good), "done").await;
+    let kept = house.get(&path(errs), &server()).await.json();
+    assert_eq!((&kept["state"], &kept["expanded"]), (&"running".into(), &0.into()));
+    house.history.broken.lock().clear();
+    until(&house, &path(errs), "done").await;
+    assert_eq!(house.log.messages().len(), 5);
+}
+
+#[tokio::test]
+async fn a_broadcast_that_a_fault_stopped_half_way_is_gone_on_with_by_the_same_process() {
+    let house = House::beside_others(open_limits(), Arc::default(), Arc::default(), u64::MAX);
+    house.log.spared.store(5, Ordering::SeqCst);
+    *house.log.fault.lock() = Some(PortError::Unavailable("away".to_owned()));
+    let id = house.post("/v1/broadcasts", &server(), &[], body(20)).await.json()["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/broadcasts/{id}");
+    until_is(&house, &path, "expanded", 5).await;
+    *house.log.fault.lock() = None;
+    until(&house, &path, "done").await;
+    assert_eq!(house.log.messages().len(), 20);
 }

@@ -1,7 +1,7 @@
 //! Stand-ins for the log and for history.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
@@ -135,6 +135,8 @@ pub(super) struct FakeHistory {
     pub(super) broadcasts: Mutex<HashMap<BroadcastId, (Broadcast, Vec<Phone>)>>,
     /// `progress` calls that fail before one is kept: as if the process had died between append and progress.
     pub(super) forgets: AtomicUsize,
+    /// Broadcasts whose recipients cannot be read.
+    pub(super) broken: Mutex<HashSet<BroadcastId>>,
 }
 
 #[async_trait]
@@ -148,9 +150,15 @@ impl Broadcasts for FakeHistory {
     }
     async fn running(&self) -> PortResult<Vec<Broadcast>> {
         let all = self.broadcasts.lock();
-        Ok(all.values().filter(|(b, _)| b.state == BroadcastState::Running).map(|(b, _)| b.clone()).collect())
+        let running = all.values().filter(|(b, _)| b.state == BroadcastState::Running);
+        let mut running: Vec<_> = running.map(|(b, _)| b.clone()).collect();
+        running.sort_by_key(|b| (b.asked.accepted_at, b.id));
+        Ok(running)
     }
     async fn recipients(&self, id: BroadcastId, from: u64, limit: usize) -> PortResult<Vec<Phone>> {
+        if self.broken.lock().contains(&id) {
+            return Err(PortError::Unavailable("broken".to_owned()));
+        }
         let all = self.broadcasts.lock();
         Ok(all[&id].1.iter().skip(from as usize).take(limit).copied().collect())
     }

@@ -123,6 +123,11 @@ impl House {
 
     /// Another door over what is there.
     fn over(limits: Limits, log: Arc<FakeLog>, history: Arc<FakeHistory>) -> Self {
+        Self::beside_others(limits, log, history, 0)
+    }
+
+    /// Another door, of one process of several.
+    fn beside_others(limits: Limits, log: Arc<FakeLog>, history: Arc<FakeHistory>, take_over_ms: u64) -> Self {
         let clock = Arc::new(ManualClock::at(NOW));
         let auth = Arc::new(Auth::new(settings(), clock.clone()).unwrap());
         let door = Door::open(Parts {
@@ -133,7 +138,7 @@ impl House {
             auth,
             limiter: Arc::new(fakes::Buckets::new(clock.clone())),
             expands: true,
-            take_over_ms: 0,
+            take_over_ms,
         });
         let router = with_fallbacks(door.routes().merge(door.chat_routes()));
         Self { log, history, clock, door, router }

@@ -2,6 +2,8 @@
 //!
 //! The recipients are written first, under the name of this attempt; the header names the attempt, and of several doors that
 //! begin the same broadcast at once one header stands. What the others wrote nobody reads, and it ends by its time to live.
+//!
+//! Where a transaction's answer is lost, the header is read and tells: that read finishes what was left half done.
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -26,6 +28,9 @@ const CHUNK: usize = 1_000;
 const NUMBER: usize = 8;
 /// How often progress is tried while others write theirs.
 const TRIES: usize = 20;
+/// How many lost answers of one call's transactions are made up for by reading: each may have taken
+/// `limits.store.cql_ms`, and other broadcasts wait meanwhile.
+const DOUBTS: usize = 2;
 
 type Progress = (u64, BroadcastState);
 
@@ -34,6 +39,33 @@ struct Header {
     attempt: Vec<u8>,
     version: i32,
     broadcast: Broadcast,
+}
+
+/// What is not known of one call's transactions.
+#[derive(Default)]
+struct Doubt {
+    /// Transactions whose answer was lost.
+    lost: usize,
+}
+
+impl Doubt {
+    /// Whether a transaction was applied. Where its answer is lost this says no, [`DOUBTS`] times: what stands is to be
+    /// read next, and decides.
+    fn applied(&mut self, answer: PortResult<bool>) -> PortResult<bool> {
+        match answer {
+            Err(PortError::Unknown(_)) if self.lost < DOUBTS => {
+                self.lost += 1;
+                Ok(false)
+            }
+            Err(why) => Err(self.told(why)),
+            answered => answered,
+        }
+    }
+
+    /// How the call's failure is told: of what may have happened it is not said that it did not.
+    fn told(&self, why: PortError) -> PortError {
+        if self.lost == 0 { why } else { PortError::Unknown(why.to_string()) }
+    }
 }
 
 fn number(phone: &Phone) -> [u8; NUMBER] {
@@ -92,12 +124,15 @@ impl Broadcasts for ScyllaHistory {
         let progress: Progress = (begun.expanded, begun.state);
         let count = i64::try_from(begun.recipients).unwrap_or(i64::MAX);
         let values = (key(id), attempt, blob(&begun.asked), count, blob(&progress), shared.ttl);
-        // Whether it was this attempt or another's, what stands is the answer.
-        shared.cql.decide(Pick::Begin, values).await?;
-        match shared.header(id).await? {
-            Some(there) => Ok(there.broadcast),
-            None => Err(PortError::Unknown("a broadcast was begun and is not there".into())),
+        let mut doubt = Doubt::default();
+        if doubt.applied(shared.cql.decide(Pick::Begin, values).await)? {
+            return Ok(begun);
         }
+        // Another's attempt stands, or it is not known whether this one does: what stands is the answer. While it
+        // cannot be read, nobody may say that nothing happened.
+        let found = shared.header(id).await.map_err(|why| PortError::Unknown(why.to_string()))?;
+        let found = found.map(|header| header.broadcast);
+        found.ok_or_else(|| PortError::Unknown("a broadcast is not there, and may have been begun".into()))
     }
 
     async fn broadcast(&self, id: BroadcastId) -> PortResult<Option<Broadcast>> {
@@ -146,8 +181,10 @@ impl Broadcasts for ScyllaHistory {
 
     async fn progress(&self, id: BroadcastId, expanded: u64, state: BroadcastState) -> PortResult<Broadcast> {
         let shared = &self.shared;
+        let mut doubt = Doubt::default();
         for _ in 0..TRIES {
-            let Some(Header { version, mut broadcast, .. }) = shared.header(id).await? else {
+            let found = shared.header(id).await.map_err(|why| doubt.told(why))?;
+            let Some(Header { version, mut broadcast, .. }) = found else {
                 return Err(PortError::Rejected(format!("there is no broadcast {id}")));
             };
             let before = broadcast.clone();
@@ -158,8 +195,8 @@ impl Broadcasts for ScyllaHistory {
             }
             let told: Progress = (broadcast.expanded, broadcast.state);
             let values = (shared.ttl, version.wrapping_add(1), blob(&told), key(id), version);
-            // Nothing new needs no write.
-            if broadcast == before || shared.cql.decide(Pick::Progress, values).await? {
+            // Nothing new needs no write; nor does what a transaction wrote whose answer was lost.
+            if broadcast == before || doubt.applied(shared.cql.decide(Pick::Progress, values).await)? {
                 if broadcast.state != BroadcastState::Running {
                     let row = shared.running_gone(id, broadcast.asked.accepted_at);
                     shared.cql.send(&[row]).await?;
@@ -167,6 +204,40 @@ impl Broadcasts for ScyllaHistory {
                 return Ok(broadcast);
             }
         }
-        Err(PortError::Unavailable(format!("broadcast {id} is being written by others all the time")))
+        Err(doubt.told(PortError::Unavailable(format!("broadcast {id} is being written by others all the time"))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unknown() -> PortResult<bool> {
+        Err(PortError::Unknown("no answer".into()))
+    }
+
+    fn away() -> PortError {
+        PortError::Unavailable("away".into())
+    }
+
+    #[test]
+    fn a_lost_answer_is_looked_for_and_not_told_until_there_are_too_many() {
+        let mut doubt = Doubt::default();
+        for _ in 0..DOUBTS {
+            assert_eq!(doubt.applied(unknown()), Ok(false), "what stands is read");
+            assert_eq!(doubt.applied(Ok(false)), Ok(false));
+        }
+        assert!(matches!(doubt.applied(unknown()), Err(PortError::Unknown(_))));
+        assert_eq!(doubt.applied(Ok(true)), Ok(true));
+    }
+
+    #[test]
+    fn a_failure_is_told_as_it_is_unless_something_before_it_may_have_happened() {
+        let mut doubt = Doubt::default();
+        assert_eq!(doubt.applied(Err(away())), Err(away()));
+        assert_eq!(doubt.told(away()), away());
+        assert_eq!(doubt.applied(unknown()), Ok(false));
+        assert!(matches!(doubt.applied(Err(away())), Err(PortError::Unknown(_))));
+        assert!(matches!(doubt.told(away()), PortError::Unknown(_)));
     }
 }
