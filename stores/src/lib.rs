@@ -32,6 +32,7 @@ use schemas::{
 use tokio::sync::watch;
 
 pub use error::OpenError;
+pub use servers::{MOST_TTL_DAYS, ttl_days};
 
 use crate::{
     backplane::LocalBackplane,

@@ -13,6 +13,11 @@ use tokio::sync::watch;
 
 use crate::{OpenError, Settings, urls::Address};
 
+/// Days that rows of a history stand where its address does not say: 30 of retention and a week more.
+const TTL_DAYS: u64 = 37;
+/// The most that an address may say: ten years, of the twenty that a server takes.
+pub const MOST_TTL_DAYS: u64 = 3_650;
+
 /// Asks a server for its time.
 type AskTime = Box<dyn Fn() -> BoxFuture<'static, PortResult<Timestamp>> + Send + Sync>;
 
@@ -166,6 +171,16 @@ impl Servers {
     }
 }
 
+/// How many days rows of a history of servers stand, by its address (`ttl_days`). Past that they are gone, whether retention
+/// has come by or not: what is to be kept must be kept for less. Refuses what is no number of days.
+pub fn ttl_days(history: &Address) -> Result<u64, OpenError> {
+    let days = history.number("ttl_days")?.unwrap_or(TTL_DAYS);
+    if (1..=MOST_TTL_DAYS).contains(&days) {
+        return Ok(days);
+    }
+    Err(OpenError::Address(format!("`{history}`: `ttl_days` is to be 1 to {MOST_TTL_DAYS}, and is {days}")))
+}
+
 /// What a history of servers was asked.
 pub(crate) fn traffic() -> Option<crate::Traffic> {
     #[cfg(feature = "scylla")]
@@ -191,4 +206,20 @@ pub(crate) async fn ingress(
     }
     #[cfg(not(feature = "kafka"))]
     Err(OpenError::NotBuilt { what: "Kafka", feature: "kafka" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_history_stand_as_long_as_its_address_says() {
+        let days = |text: &str| ttl_days(&Address::parse(text).unwrap()).map_err(|why| why.to_string());
+        assert_eq!(days("scylla://a:1/k"), Ok(37));
+        assert_eq!(days("scylla://a:1/k?ttl_days=3650"), Ok(3_650));
+        for wrong in ["0", "3651", "a week"] {
+            let said = days(&format!("scylla://u:hush@a:1/k?ttl_days={wrong}")).unwrap_err();
+            assert!(said.contains("`ttl_days`") && said.contains(wrong) && !said.contains("hush"), "{said}");
+        }
+    }
 }

@@ -30,11 +30,19 @@ const MAY_BE_ZERO: [&str; 17] = [
 /// What stands around a message's content on the wire, at most.
 const ENVELOPE_BYTES: usize = 4 * 1024;
 
+const DAY_MS: u64 = 24 * 3_600_000;
+
+/// How much longer rows of a CQL history must stand than what is kept in them, ms. A week: an installation that stands still for
+/// so long, or whose retention is so far behind, still finds what nobody received and tells its senders, before the rows end by
+/// themselves and nobody is told. Retention itself walks by lists of weeks. The defaults are a week apart.
+const SPARE_MS: u64 = 7 * DAY_MS;
+
 /// Everything that is wrong.
 pub fn all(config: &Config) -> Vec<String> {
     let mut wrong = zeros(&config.limits);
     wrong.extend(limits(&config.limits));
     wrong.extend(own(config));
+    wrong.extend(kept(config));
     wrong
 }
 
@@ -95,6 +103,37 @@ fn limits(limits: &Limits) -> Vec<String> {
             "`limits.store.group_bytes` must be at least `limits.door.body_bytes`: a message fits a commit group",
         ),
     ])
+}
+
+/// Rows of a CQL history end by themselves: what is to be kept must be done with before.
+fn kept(config: &Config) -> Vec<String> {
+    let history = stores::urls::server(&config.stores.history, &stores::urls::HISTORIES);
+    // An address that cannot be read is told of with the other addresses.
+    let Ok(Some(history)) = history else { return Vec::new() };
+    let days = match stores::ttl_days(&history) {
+        Ok(days) => days,
+        Err(why) => return vec![format!("`stores.history`: {why}")],
+    };
+    let most_ms = (days * DAY_MS).saturating_sub(SPARE_MS);
+    let Limits { message, store, .. } = &config.limits;
+    let mut wrong = Vec::new();
+    for (key, value) in [("limits.message.retention_ms", message.retention_ms), ("limits.store.dead_ms", store.dead_ms)]
+    {
+        if value <= most_ms {
+            continue;
+        }
+        let needed = value.saturating_add(SPARE_MS).div_ceil(DAY_MS);
+        let mend = match (needed <= stores::MOST_TTL_DAYS, most_ms > 0) {
+            (true, true) => format!("set `ttl_days={needed}` in it, or lower `{key}` to {most_ms} at most"),
+            (true, false) => format!("set `ttl_days={needed}` in it"),
+            (false, _) => format!("lower `{key}` to {most_ms} at most"),
+        };
+        wrong.push(format!(
+            "`{key}` is {value} and the rows of `stores.history` stand for {days} days (`ttl_days` of its address): they must \
+             stand a week longer than what is kept in them, or it goes and nobody is told; {mend}"
+        ));
+    }
+    wrong
 }
 
 /// Whether this is a place that a client can connect to.
@@ -261,4 +300,48 @@ fn own(config: &Config) -> Vec<String> {
         format!("`log.level` must be like info or info,gateway=debug, and {} is not", config.log.level),
     );
     wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is wrong with a history at this address that keeps messages and dead letters for so many days.
+    fn wrong(history: &str, messages: u64, dead: u64) -> Vec<String> {
+        let mut config = Config::default();
+        config.stores.history = history.to_owned();
+        config.limits.message.retention_ms = messages * DAY_MS;
+        config.limits.message.send_at_ahead_ms = messages * DAY_MS;
+        config.limits.store.dead_ms = dead * DAY_MS;
+        all(&config)
+    }
+
+    #[test]
+    fn what_is_kept_until_its_rows_end_is_refused_with_both_settings_and_what_to_do() {
+        for (history, messages, dead) in [
+            ("scylla://a:1/k", 30, 30),
+            ("scylla://a:1/k?ttl_days=40", 33, 7),
+            // A folder's rows end by retention alone.
+            ("", 400, 400),
+        ] {
+            assert_eq!(wrong(history, messages, dead), Vec::<String>::new(), "{history}");
+        }
+        for (history, messages, dead, key, mend) in [
+            ("scylla://a:1/k", 31, 7, "`limits.message.retention_ms`", "`ttl_days=38`"),
+            ("scylla://u:hush@a:1/k?ttl_days=30", 30, 7, "`limits.message.retention_ms`", "1987200000 at most"),
+            ("scylla://a:1/k", 30, 31, "`limits.store.dead_ms`", "2592000000 at most"),
+            ("scylla://a:1/k?ttl_days=3", 3, 1, "`limits.store.dead_ms`", "`ttl_days=8`"),
+            ("scylla://a:1/k?ttl_days=3650", 9_000, 7, "`limits.message.retention_ms`", "lower"),
+            ("scylla://a:1/k?ttl_days=0", 30, 7, "`stores.history`", "`ttl_days`"),
+            ("scylla://a:1/k?ttl_days=month", 30, 7, "`stores.history`", "`ttl_days`"),
+        ] {
+            let said = wrong(history, messages, dead).join("\n");
+            for part in [key, mend, "`stores.history`", "`ttl_days"] {
+                assert!(said.contains(part), "{history}: {part} is missing in: {said}");
+            }
+            assert!(!said.contains("hush"), "{said}");
+        }
+        // Both are told at once.
+        assert_eq!(wrong("scylla://a:1/k", 60, 60).len(), 2);
+    }
 }

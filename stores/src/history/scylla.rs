@@ -34,6 +34,7 @@ mod statements;
 mod takeover;
 mod threads;
 mod traffic;
+mod walk;
 mod writes;
 
 use std::{sync::Arc, time::Duration};
@@ -52,8 +53,6 @@ use crate::{OpenError, urls::Address};
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often it is asked whose a history is, while that is being said for the first time.
 const CLAIMS: usize = 5;
-/// Days that rows stand: 30 of retention and a week more.
-const TTL_DAYS: u64 = 37;
 
 /// The history of this installation.
 pub struct ScyllaHistory {
@@ -68,11 +67,7 @@ impl ScyllaHistory {
     /// Connects to `scylla://[user:password@]host:port[,…]/keyspace?dc=&tls=&ca=&ttl_days=` and checks the schema. Errors are
     /// sentences that say what to do: no server, a wrong password, a missing, older or newer schema.
     pub async fn open(address: &Address, limits: &StoreLimits, clock: Arc<dyn Clock>) -> Result<Arc<Self>, OpenError> {
-        let days = address.number("ttl_days")?.unwrap_or(TTL_DAYS);
-        if !(1..=3_650).contains(&days) {
-            return Err(OpenError::Address(format!("`{address}`: `ttl_days` is to be 1 to 3650, and is {days}")));
-        }
-        let ttl = i32::try_from(days * 86_400).unwrap_or(i32::MAX);
+        let ttl = i32::try_from(crate::ttl_days(address)? * 86_400).unwrap_or(i32::MAX);
         let cql = Cql::open(address, limits).await?;
         let shared = Arc::new(Shared::new(cql, clock, limits, ttl));
         let moves = Arc::new(Moves::new(Arc::clone(&shared)));
@@ -120,11 +115,6 @@ impl ScyllaHistory {
     /// Says why, once nothing can be recorded any more: the process is to end, and be started again.
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
         self.recorder.fatal()
-    }
-
-    /// How long rows stand, ms: an installation's retention must end before.
-    pub fn kept_ms(&self) -> u64 {
-        u64::try_from(self.shared.ttl).unwrap_or(0) * 1_000
     }
 
     /// Rows written by this process, and the requests they were written in: for figures.

@@ -92,6 +92,8 @@ macro_rules! history_conformance {
                 retention::numbering_goes_on_after_everything_went,
                 retention::a_call_removes_no_more_than_asked_and_all_goes_in_the_end,
                 retention::ids_without_a_place_go_too,
+                retention::a_key_used_again_begins_anew,
+                retention::a_key_scheduled_again_is_sent_as_it_is_now,
                 facts::every_fact_has_its_outcome,
                 facts::facts_before_the_message_are_kept,
                 facts::settled_facts_survive_a_crash,

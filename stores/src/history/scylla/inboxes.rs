@@ -16,6 +16,7 @@ use super::{
     counts::Counted,
     keys,
     reading::Found,
+    retention,
     rows::{EntryHead, Place, unblob},
     session::{Write, broken},
     shared::{Head, IDS, READS, Shared},
@@ -205,9 +206,10 @@ impl Shared {
         }
         let heads = self.heads_of(&places).await?;
         {
-            // Who asks is about to record them: facts that came before are to be merged with those that follow.
+            // Who asks is about to record them: facts that came before are to be merged with those that follow, but not those of
+            // who used the key before.
             let mut known = self.known.lock();
-            for (id, place) in &places {
+            for (id, place) in places.iter().filter(|(_, place)| !retention::is_gone(place, &heads)) {
                 if known.get(id).is_none() {
                     known.put(*id, super::shared::Known { state: place.state.clone(), place: None });
                 }

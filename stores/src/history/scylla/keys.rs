@@ -39,12 +39,18 @@ pub(super) fn parse_inbox(text: &str) -> Option<Inbox> {
     Some(Inbox { user: user.parse().ok()?, partition: Partition(partition.parse().ok()?) })
 }
 
+/// Whether an id may come again once retention has removed its message: one that tells its time is made once, any other may be
+/// made of its key again.
+pub(super) fn comes_again(id: MessageId) -> bool {
+    id.0.get_version_num() != 7
+}
+
 /// The slot in which an id's row stands: ids that tell their time share one with those of the same moment, so that what a
 /// batch writes falls together; others have one of their own.
 pub(super) fn slot(id: MessageId) -> i64 {
     let bits = id.0.as_u128();
     let high = (bits >> 64) as u64;
-    if id.0.get_version_num() == 7 {
+    if !comes_again(id) {
         // The first 48 bits are milliseconds.
         return (high >> (16 + SLOT_BITS)) as i64;
     }
@@ -120,6 +126,8 @@ mod tests {
         assert_eq!(slot(at(noon)), slot(at(noon + 16_383)));
         assert_eq!(slot(at(noon)) + 1, slot(at(noon + 16_384)));
         let keyed = |name: &str| slot(MessageId(Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())));
+        let (once, again) = (at(noon), MessageId(Uuid::new_v5(&Uuid::NAMESPACE_OID, b"a")));
+        assert!(!comes_again(once) && comes_again(again));
         assert!(keyed("a") < 0 && keyed("a") != keyed("b") && keyed("a") == keyed("a"));
     }
 

@@ -2,14 +2,20 @@
 //!
 //! An inbox is emptied from its beginning: one mark says up to where, and its rows end by their time to live a week later, so
 //! nothing is removed row by row. Which inboxes there are stands in lists by week; a round walks through those of the weeks that
-//! have begun to be old. What nobody has received stops its inbox until it is settled, and the next call visits it again.
+//! have begun to be old ([`super::walk`]). What nobody has received stops its inbox until it is settled, and the next call visits
+//! it again.
+//!
+//! The row of an id ends by its time to live too, unless the id was made of a key: a key may be used again once its message is
+//! gone, and must find nothing of what had it before. Those rows are removed once the mark stands, with the mark's write time.
+//! Who uses the key again was told that it is not known, which it is not from the mark on; so what it writes is later, and
+//! stays.
 
 use std::collections::HashMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use schemas::{
-    Partition, Sender, Timestamp,
+    Inbox, MessageId, Partition, Sender, Timestamp,
     port::{Entry, Placed, PortResult},
 };
 use scylla::value::CqlValue::{BigInt, Blob, Int, Text, Uuid};
@@ -22,22 +28,12 @@ use super::{
     session::Write,
     shared::{Head, READS, Shared},
     statements::Pick,
+    walk::{LOOKS, Met, Stand, Walk},
     writes::{self, SHARDS},
 };
 
-/// Inboxes looked at in one call, most of them with nothing to remove: two small reads each.
-const LOOKS: i32 = 64;
 /// A minute: entries may stay so much longer, against a retention of days, and the inboxes are walked through once a minute.
 const STEP_MS: u64 = 60_000;
-
-/// Where a round stands.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Stand {
-    week: i64,
-    shard: i32,
-    /// After this one.
-    inbox: String,
-}
 
 #[derive(Debug, Clone)]
 struct Round {
@@ -51,14 +47,21 @@ struct Round {
     clean: bool,
 }
 
+/// Ids whose messages are gone and whose rows are still to go, each with the write time of the mark that says so.
+type Owed = HashMap<MessageId, i64>;
+
 /// The rounds of all partitions: kept in memory, so that after a restart a first round learns again.
 #[derive(Debug, Default)]
-pub(super) struct Rounds(Mutex<HashMap<Partition, Round>>);
+pub(super) struct Rounds {
+    rounds: Mutex<HashMap<Partition, Round>>,
+    /// What a call that was given up, or failed, leaves to the next one.
+    owed: Mutex<HashMap<Partition, Owed>>,
+}
 
 impl Rounds {
     /// Where to look for what is older than `before`. `None`: there is nothing to be found.
     fn begin(&self, partition: Partition, before: Timestamp) -> Option<Stand> {
-        let mut rounds = self.0.lock();
+        let mut rounds = self.rounds.lock();
         if let Some(round) = rounds.get(&partition) {
             if let Some(at) = &round.at {
                 return Some(at.clone());
@@ -68,14 +71,14 @@ impl Rounds {
                 return None;
             }
         }
-        let start = Stand { week: i64::MIN, shard: 0, inbox: String::new() };
+        let start = Stand::before(i64::MIN);
         let round = Round { at: Some(start.clone()), before, oldest: Timestamp(i64::MAX), clean: true };
         rounds.insert(partition, round);
         Some(start)
     }
 
     fn end(&self, partition: Partition, at: Option<Stand>, oldest: Option<Timestamp>, clean: bool) {
-        if let Some(round) = self.0.lock().get_mut(&partition) {
+        if let Some(round) = self.rounds.lock().get_mut(&partition) {
             round.at = at;
             round.oldest = round.oldest.min(oldest.unwrap_or(round.oldest));
             round.clean = clean;
@@ -83,12 +86,28 @@ impl Rounds {
     }
 
     fn is_clean(&self, partition: Partition) -> bool {
-        self.0.lock().get(&partition).is_some_and(|round| round.clean)
+        self.rounds.lock().get(&partition).is_some_and(|round| round.clean)
+    }
+
+    /// The mark stands that was written at this time: these ids are gone, and their rows are to go.
+    fn owe(&self, partition: Partition, ids: impl Iterator<Item = MessageId>, stamp: i64) {
+        self.owed.lock().entry(partition).or_default().extend(ids.map(|id| (id, stamp)));
+    }
+
+    fn owed(&self, partition: Partition) -> Owed {
+        self.owed.lock().get(&partition).cloned().unwrap_or_default()
+    }
+
+    /// These are gone; one that became owed again since stays owed.
+    fn paid(&self, partition: Partition, paid: &Owed) {
+        if let Some(owed) = self.owed.lock().get_mut(&partition) {
+            owed.retain(|id, stamp| paid.get(id) != Some(stamp));
+        }
     }
 
     /// Entries were recorded: what was learnt holds no longer if one of them is older.
     pub(super) fn note(&self, entries: &[&Entry]) {
-        let mut rounds = self.0.lock();
+        let mut rounds = self.rounds.lock();
         if rounds.is_empty() {
             return;
         }
@@ -111,17 +130,63 @@ struct Sweep {
     oldest: Option<Timestamp>,
 }
 
+/// Whether retention has passed a place.
+pub(super) fn is_gone(place: &Place, heads: &HashMap<Inbox, Head>) -> bool {
+    let head = place.inbox.as_ref().and_then(|inbox| heads.get(inbox));
+    head.zip(place.position).is_some_and(|(head, at)| at.n <= head.ledger.gone.n)
+}
+
+/// Takes the row of an id away, with all that was written of it up to this time.
+pub(super) fn forget_row(id: MessageId, stamp: i64) -> Write {
+    Write::new(Pick::Forget, vec![BigInt(stamp), BigInt(keys::slot(id)), Uuid(id.0)])
+}
+
 impl Shared {
     pub(super) async fn sweep(&self, partition: Partition, before: Timestamp, limit: usize) -> PortResult<Vec<Placed>> {
+        self.pay(partition).await?;
         let mut sweep = Sweep { left: limit, ..Sweep::default() };
         self.placeless(partition, before, &mut sweep).await?;
         if let Some(at) = self.rounds.begin(partition, before) {
-            let mut clean = self.rounds.is_clean(partition);
-            let next = self.walk(partition, before, at, &mut sweep, &mut clean).await?;
-            self.rounds.end(partition, next, sweep.oldest, clean);
+            let walk = self.walk(partition, before, at, &mut sweep).await?;
+            let clean = walk.clean;
+            self.rounds.end(partition, walk.end(), sweep.oldest, clean);
         }
         self.counts.add(Counted::Kept, -sweep.removed);
+        if let Err(why) = self.pay(partition).await {
+            // What the call removed is told all the same.
+            tracing::debug!(%partition, %why, "rows of keys that are free again could not be removed yet");
+        }
         Ok(sweep.unreached)
+    }
+
+    /// Removes the rows that are owed.
+    async fn pay(&self, partition: Partition) -> PortResult<()> {
+        let owed = self.rounds.owed(partition);
+        if owed.is_empty() {
+            return Ok(());
+        }
+        self.cql.send_all(owed.iter().map(|(id, stamp)| forget_row(*id, *stamp)).collect()).await?;
+        self.rounds.paid(partition, &owed);
+        let mut known = self.known.lock();
+        for id in owed.keys() {
+            // Once more: who asked for it meanwhile may have read its row.
+            known.remove(id);
+        }
+        Ok(())
+    }
+
+    /// Takes the places out that retention has passed, and answers whose they are: what stands there until it is removed, or
+    /// for good where an owner died before that, is not of who uses the key now.
+    pub(super) async fn without_gone(&self, places: &mut HashMap<MessageId, Place>) -> PortResult<Vec<MessageId>> {
+        let placed = places.values().filter(|place| place.position.is_some());
+        let heads = self.heads(placed.filter_map(|place| place.inbox.clone()).collect()).await?;
+        let gone: Vec<_> = places.iter().filter(|(_, place)| is_gone(place, &heads)).map(|(id, _)| *id).collect();
+        let mut known = self.known.lock();
+        for id in &gone {
+            places.remove(id);
+            known.remove(id);
+        }
+        Ok(gone)
     }
 
     /// Ids that never got a place: what was dropped, and what was cancelled before its time.
@@ -138,8 +203,9 @@ impl Shared {
                 self.bucket_gone(&name, bucket).await?;
             }
             let ids = rows.iter().map(|row| due::id(&row.1)).collect::<PortResult<Vec<_>>>()?;
-            let places = self.places(&ids).await?;
+            // Before it is looked: what is written from here on stays.
             let stamp = self.stamp(partition).await?;
+            let places = self.places(&ids).await?;
             let mut writes = Vec::with_capacity(2 * rows.len());
             for (row, id) in rows.iter().zip(ids) {
                 sweep.left -= 1;
@@ -151,8 +217,7 @@ impl Shared {
                     Some(place) if place.body.is_some() && !place.state.status().is_settled() => {}
                     place => {
                         sweep.removed += i64::from(place.is_some_and(|place| place.body.is_some()));
-                        let key = vec![BigInt(stamp), BigInt(keys::slot(id)), Uuid(id.0)];
-                        writes.push(Write::new(Pick::Forget, key));
+                        writes.push(forget_row(id, stamp));
                         self.known.lock().remove(&id);
                     }
                 }
@@ -162,57 +227,32 @@ impl Shared {
         Ok(())
     }
 
-    /// Walks on through the inboxes of old weeks; answers where the next call goes on.
-    async fn walk(
-        &self,
-        partition: Partition,
-        before: Timestamp,
-        from: Stand,
-        sweep: &mut Sweep,
-        clean: &mut bool,
-    ) -> PortResult<Option<Stand>> {
-        let name = writes::weeks(partition);
-        let mut weeks = self.buckets(&name).await?;
-        weeks.retain(|week| *week >= from.week && *week <= writes::week(before));
-        let mut looks = 0;
-        for week in weeks {
-            let goes_on = week == from.week;
-            if !goes_on {
-                *clean = true;
-            }
-            for shard in (if goes_on { from.shard } else { 0 })..SHARDS {
-                let mut after = if goes_on && shard == from.shard { from.inbox.clone() } else { String::new() };
-                loop {
-                    let here = (i32::from(partition.0), week, shard, &after, LOOKS);
-                    let inboxes = self.cql.rows::<(String,)>(Pick::ActiveFrom, here).await?;
-                    let inboxes: Vec<_> = inboxes.into_iter().map(|row| row.0).collect();
-                    looks += inboxes.len();
-                    let Some(last) = inboxes.last().cloned() else { break };
-                    if let Some(again) = self.page(inboxes, &from, before, sweep, clean).await? {
-                        return Ok(Some(Stand { week, shard, inbox: again }));
-                    }
-                    after = last;
-                    if looks >= LOOKS as usize {
-                        return Ok(Some(Stand { week, shard, inbox: after }));
-                    }
-                }
-            }
-            if *clean && writes::week_end(week) <= before {
+    /// Walks on through the inboxes of old weeks.
+    async fn walk(&self, partition: Partition, before: Timestamp, from: Stand, sweep: &mut Sweep) -> PortResult<Walk> {
+        let mut weeks = self.buckets(&writes::weeks(partition)).await?;
+        weeks.retain(|week| *week <= writes::week(before));
+        let mut walk = Walk::new(from, self.rounds.is_clean(partition), weeks);
+        while let Some(at) = walk.list() {
+            let here = (i32::from(partition.0), at.week, at.shard, &at.inbox, LOOKS);
+            let inboxes = self.cql.rows::<(String,)>(Pick::ActiveFrom, here).await?;
+            if !inboxes.is_empty() {
+                let inboxes = inboxes.into_iter().map(|row| row.0).collect();
+                self.page(inboxes, before, sweep, &mut walk).await?;
+            } else if let Some(week) = walk.turn().filter(|week| writes::week_end(*week) <= before) {
                 self.week_gone(partition, week).await?;
             }
         }
-        Ok(None)
+        Ok(walk)
     }
 
-    /// Visits inboxes; answers after which one the next call begins, where not all were finished.
+    /// Visits inboxes of the list that the walk is at.
     async fn page(
         &self,
         inboxes: Vec<String>,
-        from: &Stand,
         before: Timestamp,
         sweep: &mut Sweep,
-        clean: &mut bool,
-    ) -> PortResult<Option<String>> {
+        walk: &mut Walk,
+    ) -> PortResult<()> {
         // Most have nothing to remove: that is found out many at once.
         let look = async |inbox: String| {
             let head = self.head(&inbox).await?;
@@ -221,33 +261,28 @@ impl Shared {
         };
         let firsts: Vec<(String, Option<Timestamp>)> =
             stream::iter(inboxes).map(look).buffered(READS).try_collect().await?;
-        let (mut previous, mut again) = (from.inbox.clone(), None);
         for (inbox, first) in firsts {
-            let begin = previous == from.inbox && inbox > from.inbox;
-            match first {
-                None => {}
+            let met = match first {
+                None => Met::Done,
                 Some(first) if first >= before => {
-                    *clean = false;
+                    walk.clean = false;
                     sweep.oldest = sweep.oldest.into_iter().chain([first]).min();
+                    Met::Done
                 }
-                Some(_) if sweep.left == 0 => {
-                    again.get_or_insert(previous);
-                    break;
-                }
+                Some(_) if sweep.left == 0 => Met::Unseen,
                 Some(_) => {
                     let (waiting, removed) = (sweep.unreached.len(), sweep.removed);
-                    let finished = self.empty(&inbox, before, sweep, clean).await?;
-                    // What was returned is to be settled by the next call, which begins there. When it began there already and
-                    // removed nothing it goes on all the same: nobody else's entries wait for it.
-                    let stuck = begin && sweep.removed == removed;
-                    if !stuck && (sweep.unreached.len() > waiting || !finished) {
-                        again.get_or_insert(previous.clone());
-                    }
+                    let finished = self.empty(&inbox, before, sweep, &mut walk.clean).await?;
+                    let done = finished && sweep.unreached.len() == waiting;
+                    if done { Met::Done } else { Met::Left { removed: sweep.removed != removed } }
                 }
+            };
+            walk.met(inbox, met);
+            if met == Met::Unseen {
+                break;
             }
-            previous = inbox;
         }
-        Ok(again)
+        Ok(())
     }
 
     /// Empties one inbox as far as it may; `false`: the call's bound ended it.
@@ -306,6 +341,7 @@ impl Shared {
         // Before the mark: what is removed once is not looked at again.
         self.unsay(inbox.partition, &said).await?;
         if ledger != head.ledger {
+            // Of before the mark stands: a key is used again after that, so whatever is written of it then is later.
             let stamp = self.stamp(inbox.partition).await?;
             let mut rows =
                 vec![Write::new(Pick::SetLedger, vec![Text(name.into()), Blob(blob(&ledger)), BigInt(stamp)])];
@@ -314,6 +350,8 @@ impl Shared {
                 rows.push(Write::new(Pick::ForkGone, vec![BigInt(stamp), Text(name.into()), Int(epoch)]));
             }
             self.cql.send(&rows).await?;
+            let keyed = said.iter().map(|message| message.id).filter(|id| keys::comes_again(*id));
+            self.rounds.owe(inbox.partition, keyed, stamp);
         }
         *clean &= oldest.is_none();
         sweep.oldest = sweep.oldest.into_iter().chain(oldest).min();
@@ -358,6 +396,19 @@ mod tests {
         rounds.end(P, None, Some(NOON.plus_ms(10)), false);
         assert_eq!(rounds.begin(P, NOON.plus_ms(59_999)), None);
         assert!(rounds.begin(P, NOON.plus_ms(60_000)).is_some());
+    }
+
+    #[test]
+    fn what_is_owed_stays_owed_until_it_is_gone_up_to_its_own_time() {
+        let (rounds, id) = (Rounds::default(), |n| MessageId(uuid::Uuid::from_u128(n)));
+        rounds.owe(P, [id(1), id(2)].into_iter(), 5);
+        let first = rounds.owed(P);
+        assert_eq!(first, Owed::from([(id(1), 5), (id(2), 5)]));
+        // The second one was used again, and is gone again.
+        rounds.owe(P, [id(2)].into_iter(), 9);
+        rounds.paid(P, &first);
+        assert_eq!(rounds.owed(P), Owed::from([(id(2), 9)]));
+        assert!(rounds.owed(Partition(2)).is_empty());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
     counts::Counted,
     due,
     facts::{self, counts_as_unread},
-    keys, notes,
+    keys, notes, retention,
     rows::{EntryHead, Ledger, Place, PlaceHead, blob, is_notice, is_own},
     session::Write,
     shared::{Known, Shared},
@@ -169,6 +169,7 @@ impl Plan {
         let ended: Vec<&Entry> = entries.iter().copied().filter(|entry| entry.end.is_some() && is_own(entry)).collect();
         let ids: Vec<_> = ended.iter().map(|entry| entry.message.id).collect();
         let mut places = shared.places(&ids).await?;
+        shared.without_gone(&mut places).await?;
         let mut heads = shared.heads(ended.iter().map(|entry| entry.inbox.clone()).collect()).await?;
         shared.catch_up(&mut heads).await?;
         let mut ledgers = BTreeMap::<String, (Ledger, i64)>::new();
@@ -247,7 +248,8 @@ impl Plan {
 
     async fn add_all(&mut self, shared: &Shared, schedule: &Schedule) -> PortResult<()> {
         let asked: Vec<_> = schedule.add.iter().filter(|due| due.is_send()).map(|due| due.id).collect();
-        let places = if asked.is_empty() { Default::default() } else { shared.places(&asked).await? };
+        let mut places = if asked.is_empty() { Default::default() } else { shared.places(&asked).await? };
+        let gone = shared.without_gone(&mut places).await?;
         // A place proves nothing: who gave it may have died before the entry stood.
         let placed = places.iter().filter(|(_, place)| place.position.is_some());
         let placed: HashMap<_, _> = placed.map(|(id, place)| (*id, place.clone())).collect();
@@ -266,6 +268,10 @@ impl Plan {
                 Some((_, epoch)) => shared.stamps.next(*epoch),
                 None => shared.owner_stamp(due.partition).await?,
             };
+            if gone.contains(&due.id) && due.is_send() {
+                // Its key was another message's, of which retention left this row.
+                self.leads.push(retention::forget_row(due.id, stamp - 1));
+            }
             self.add(shared, due, places.get(&due.id), stamp);
         }
         Ok(())

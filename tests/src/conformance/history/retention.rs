@@ -1,8 +1,10 @@
 //! Retention: what is old goes, and nobody is left in the dark.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use schemas::{
-    Inbox, Partition, Position, Reason, Timestamp, What,
-    port::{Entry, History, Order, Placed, Tail},
+    Inbox, Message, MessageId, Partition, Position, Reason, State, Timestamp, What,
+    port::{Due, DueKind, Entry, History, Known, Order, Placed, Schedule, Tail},
 };
 
 use super::{Installation, kit::*};
@@ -161,4 +163,88 @@ pub async fn ids_without_a_place_go_too(bed: &mut dyn Installation) {
     sweep(&*history, inbox.partition, hours(1), 100).await;
     let states = history.states(&[old.id, new.id]).await.unwrap();
     assert_eq!((states[0].past.len(), states[1].reason()), (0, Some(Reason::Dropped)));
+}
+
+/// A message whose id was made of a key, the same for every one to this inbox.
+fn keyed(inbox: &Inbox) -> Message {
+    let id = MessageId::of_key(&inbox.user.tenant, "", "order-4711", &inbox.user);
+    Message { id, ..message(inbox) }
+}
+
+/// A key that is used again once its message is gone names a new message, of which nothing has been heard yet.
+pub async fn a_key_used_again_begins_anew(bed: &mut dyn Installation) {
+    let inbox = Inbox { partition: partition(&*bed.history(), 25).await, ..inbox(&tenant(), 1) };
+    let (mut prev, mut n) = (Position::START, 0);
+    for restarted in [false, true] {
+        if restarted {
+            bed.restart().await;
+        }
+        let history = bed.history();
+        let epoch = own(&*history, &[inbox.partition]).await[0];
+        for end in [What::Failed(Reason::Expired), What::Read] {
+            n += 1;
+            let position = Position { epoch, n };
+            let mut written = entry(&inbox, position, prev, n, keyed(&inbox));
+            written.recorded_at = hours(10 * n as i64);
+            let id = written.message.id;
+            assert_eq!(history.known(&[id]).await.unwrap(), [None], "use {n}");
+            record(&*history, std::slice::from_ref(&written)).await;
+            let span = history.read(&inbox, prev, 10).await.unwrap();
+            assert_eq!(span.entries, [(written.clone(), State::default())], "use {n}");
+            assert_eq!(history.states(&[id]).await.unwrap(), [State::default()], "use {n}");
+            let placed = history.messages(&[id]).await.unwrap().remove(0).unwrap();
+            assert_eq!((&placed.message, placed.position), (&written.message, Some(position)), "use {n}");
+            assert_eq!(placed.state, State::default(), "use {n}");
+            assert_eq!(history.unread(&inbox).await.unwrap().one_way, 1, "use {n}");
+            let settled = history.settle(&[fact(&written, end, 1)]).await.unwrap();
+            assert_eq!(settled[0].state.past.len(), 1, "use {n}");
+            let before = hours(10 * n as i64 + 1);
+            assert!(sweep(&*history, inbox.partition, before, 100).await.is_empty(), "use {n}");
+            assert_eq!(history.messages(&[id]).await.unwrap(), [None]);
+            assert!(whole(&*history, &inbox).await.is_empty());
+            prev = position;
+        }
+    }
+}
+
+/// The same where the key names a message that is to be sent later: it waits, and is sent, as it is now.
+pub async fn a_key_scheduled_again_is_sent_as_it_is_now(bed: &mut dyn Installation) {
+    let inbox = Inbox { partition: partition(&*bed.history(), 26).await, ..inbox(&tenant(), 1) };
+    let partition = inbox.partition;
+    let (first, second) = (keyed(&inbox), keyed(&inbox));
+    assert_ne!(first.fingerprint, second.fingerprint);
+    let id = first.id;
+    let due = |message: &Message, at: Timestamp| {
+        let kind = DueKind::Send(Arc::new(message.clone()));
+        Due { partition, at, id: message.id, kind }
+    };
+    let history = bed.history();
+    let epoch = own(&*history, &[partition]).await[0];
+    let schedule = |add: Vec<Due>, done: Vec<Due>| {
+        let epochs = BTreeSet::from([(partition, epoch)]);
+        Schedule { add, done, epochs, ..Schedule::default() }
+    };
+    let waiting = due(&first, hours(1));
+    history.record(&[], &schedule(vec![waiting.clone()], vec![])).await.unwrap();
+    let place = |n: u64| Position { epoch, n };
+    let mut sent = entry(&inbox, place(1), Position::START, 1, first);
+    sent.recorded_at = hours(1);
+    history.record(std::slice::from_ref(&sent), &schedule(vec![], vec![waiting])).await.unwrap();
+    history.settle(&[fact(&sent, What::Read, 1)]).await.unwrap();
+    assert!(sweep(&*history, partition, hours(5), 100).await.is_empty());
+    assert_eq!(history.known(&[id]).await.unwrap(), [None]);
+    let again = due(&second, hours(10));
+    history.record(&[], &schedule(vec![again.clone()], vec![])).await.unwrap();
+    let known = Known { fingerprint: second.fingerprint, position: None };
+    assert_eq!(history.known(&[id]).await.unwrap(), [Some(known)]);
+    let placed = history.messages(&[id]).await.unwrap().remove(0).unwrap();
+    assert_eq!((&*placed.message, placed.position, placed.state), (&second, None, State::default()));
+    // An earlier run may have left others.
+    let mut rows = history.due(partition, hours(10), 1_000).await.unwrap();
+    rows.retain(|row| row.id == id);
+    assert_eq!(rows, std::slice::from_ref(&again));
+    let sent = entry(&inbox, place(2), place(1), 2, second);
+    history.record(std::slice::from_ref(&sent), &schedule(vec![], vec![again])).await.unwrap();
+    let span = history.read(&inbox, place(1), 10).await.unwrap();
+    assert_eq!(span.entries, [(sent, State::default())]);
 }

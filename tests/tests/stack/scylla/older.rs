@@ -1,9 +1,13 @@
-//! Conversations that a release before epochs in turns wrote (schema version 2): they are read as they are, and go on.
+//! What earlier releases wrote: conversations from before there were epochs in turns (schema version 2), which are read as they
+//! are, and go on; and rows of keys whose messages retention had removed, which say nothing of who uses the key again.
 
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use ops::clock::SystemClock;
 use schemas::{
-    codec,
+    Clock, Inbox, Message, MessageId, Partition, Position, State, Timestamp, What, codec,
     conversation::{Command, Side, Version},
-    port::{Conversations, History, Order, Schedule},
+    port::{Conversations, Due, DueKind, Facts, History, Inboxes, Order, Schedule},
 };
 use tests::conformance::history::{
     kit::*,
@@ -75,4 +79,62 @@ async fn threads_that_were_written_before_there_were_epochs_go_on() {
     next.ask(&pair, business("sara"), Command::Edit { of: said[2], content }).unwrap();
     next.record(&*history).await;
     reads(&next).await;
+}
+
+/// Retention left the row of a scheduled message's key until its time to live: the key is used again, with another text.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_retention_left_is_not_of_who_uses_its_key_again() {
+    type Row = (i64, String, i32, i64, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
+    let address = shared().await;
+    let (history, partition) = (open(address).await, Partition(27));
+    let inbox = Inbox { partition, ..inbox(&tenant(), 1) };
+    let id = MessageId::of_key(&inbox.user.tenant, "", "order-4711", &inbox.user);
+    let (first, second) = (Message { id, ..message(&inbox) }, Message { id, ..message(&inbox) });
+    let epoch = own(&*history as &dyn History, &[partition]).await[0];
+    let due = |message: &Message| {
+        let kind = DueKind::Send(Arc::new(message.clone()));
+        Due { partition, at: NOON, id, kind }
+    };
+    let schedule = |add: Vec<Due>, done: Vec<Due>| {
+        let epochs = BTreeSet::from([(partition, epoch)]);
+        Schedule { add, done, epochs, ..Schedule::default() }
+    };
+    history.record(&[], &schedule(vec![due(&first)], vec![])).await.unwrap();
+    let sent = entry(&inbox, Position { epoch, n: 1 }, Position::START, 1, first.clone());
+    history.record(std::slice::from_ref(&sent), &schedule(vec![], vec![due(&first)])).await.unwrap();
+    history.settle(&[fact(&sent, What::Read, 1)]).await.unwrap();
+    let host = address.trim_start_matches("scylla://").split('/').next().unwrap();
+    let session = scylla::client::session_builder::SessionBuilder::new().known_node(host).build().await.unwrap();
+    let look = "SELECT slot, inbox, epoch, n, head, state, body FROM esh3ar.places WHERE id = ? ALLOW FILTERING";
+    let rows = async || -> Vec<Row> {
+        let found = session.query_unpaged(look, (id.0,)).await.unwrap().into_rows_result().unwrap();
+        found.rows::<Row>().unwrap().map(|row| row.unwrap()).collect()
+    };
+    let (slot, name, of, n, head, state, body) = rows().await.remove(0);
+    assert!(state.is_some() && body.is_some());
+    // Several: an earlier run may have left others.
+    for _ in 0..20 {
+        history.retain(partition, Timestamp(NOON.0 + 1), 1_000).await.unwrap();
+    }
+    assert!(rows().await.is_empty(), "this release removes it");
+    // As an earlier release left it, later than that and before anything is written anew.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let wall = SystemClock::new().wall().0 - 1_577_836_800_000;
+    let put = "INSERT INTO esh3ar.places (slot, id, inbox, epoch, n, head, state, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    let values = (slot, id.0, name, of, n, head, state, body, (i64::from(epoch.0) << 40) + wall);
+    session.query_unpaged(put, values).await.unwrap();
+    assert_eq!(rows().await.len(), 1);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(history.known(&[id]).await.unwrap(), [None]);
+    let again = due(&second);
+    history.record(&[], &schedule(vec![again.clone()], vec![])).await.unwrap();
+    let placed = history.messages(&[id]).await.unwrap().remove(0).unwrap();
+    assert_eq!((&*placed.message, placed.position, placed.state), (&second, None, State::default()));
+    let mut waiting = history.due(partition, NOON, 1_000).await.unwrap();
+    waiting.retain(|row| row.id == id);
+    assert_eq!(waiting, std::slice::from_ref(&again));
+    // It is done away with, so that a later run finds nothing that waits here.
+    let sent = entry(&inbox, Position { epoch, n: 2 }, sent.position, 2, second);
+    history.record(std::slice::from_ref(&sent), &schedule(vec![], vec![again])).await.unwrap();
+    history.settle(&[fact(&sent, What::Read, 2)]).await.unwrap();
 }
