@@ -252,16 +252,18 @@ impl Keeper {
 
     /// Keeps one client's membership until it ends or dies.
     fn keep(&mut self, client: &Arc<Client>) {
+        let mut is_told = false;
         loop {
             let wait = if self.asked.is_some() { LOOK_CLOSELY } else { LOOK };
             match client.consumer.poll(wait) {
                 None => {}
-                // All partitions have queues of their own before anything is fetched of them. One that librdkafka made anew (its
-                // topic was not there for a moment) has none, and what comes of it would be passed over: another client has.
+                // All partitions have queues of their own before anything is fetched of them; one has none that is not of the
+                // layout, or that librdkafka made anew because its topic was not there for a moment.
                 Some(Ok(message)) => {
-                    let (topic, partition) = (message.topic(), message.partition());
-                    tracing::error!(topic, partition, "a partition's queue was lost: this member is replaced");
-                    return;
+                    if !std::mem::replace(&mut is_told, true) {
+                        let (topic, partition) = (message.topic(), message.partition());
+                        tracing::error!(topic, partition, "a partition is read by nobody: start this process again");
+                    }
                 }
                 Some(Err(error)) => {
                     if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
