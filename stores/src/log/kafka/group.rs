@@ -256,15 +256,14 @@ impl Keeper {
         loop {
             let wait = if self.asked.is_some() { LOOK_CLOSELY } else { LOOK };
             match client.consumer.poll(wait) {
-                None => {}
                 // All partitions have queues of their own before anything is fetched of them; one has none that is not of the
                 // layout, or that librdkafka made anew because its topic was not there for a moment.
-                Some(Ok(message)) => {
-                    if !std::mem::replace(&mut is_told, true) {
-                        let (topic, partition) = (message.topic(), message.partition());
-                        tracing::error!(topic, partition, "a partition is read by nobody: start this process again");
-                    }
+                Some(Ok(message)) if !is_told => {
+                    is_told = true;
+                    let (topic, partition) = (message.topic(), message.partition());
+                    tracing::error!(topic, partition, "a partition is read by nobody: start this process again");
                 }
+                Some(Ok(_)) | None => {}
                 Some(Err(error)) => {
                     if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
                         self.trouble(&error);
