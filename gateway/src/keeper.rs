@@ -19,8 +19,8 @@ use crate::{
 
 /// Between heartbeats of the node, ms.
 const HEARTBEAT_MS: u64 = 15_000;
-/// Missing for so long, presence may have forgotten the node, ms. It does after three times a heartbeat; who went on shortly before that
-/// is not to be late with the one that it sends then.
+/// Missing for so long, presence may have forgotten the node, ms. It does after three heartbeats; one that is sent just before that
+/// may come too late.
 const LAPSED_MS: u64 = 2 * HEARTBEAT_MS;
 /// Sessions refreshed, or compared with their inboxes, in one request.
 const BATCH: usize = 1_000;
@@ -160,7 +160,11 @@ struct Due {
 impl Due {
     /// Those of a comparison that was to be made again are among them.
     fn with(whose: Whose, again: Option<Self>) -> Self {
-        Self { whose: again.map(|again| again.whose).into_iter().fold(whose, Whose::and), whom: None }
+        let whose = match again {
+            Some(again) => whose.and(again.whose),
+            None => whose,
+        };
+        Self { whose, whom: None }
     }
 }
 
@@ -181,7 +185,10 @@ async fn compare(gateway: Weak, signs: Arc<Signs>) {
                 Due::with(whose, again.take())
             }
             () = signs.compare.notified() => Due::with(Whose::All, again.take()),
-            due = later(again_ms, &mut again) => due,
+            () = tokio::time::sleep(Duration::from_millis(again_ms)), if again.is_some() => match again.take() {
+                Some(due) => due,
+                None => continue,
+            },
         };
         drop(backplane);
         // Nodes do not come all at once.
@@ -194,15 +201,6 @@ async fn compare(gateway: Weak, signs: Arc<Signs>) {
         let none = count > 0 && untold.len() == count;
         again_ms = if none { (again_ms * 2).min(4 * RESYNC_MS) } else { RESYNC_MS / 4 };
         again = (!untold.is_empty()).then_some(Due { whose, whom: Some(untold) });
-    }
-}
-
-/// What is to be compared again, after its time; for ever where nothing is.
-async fn later(after_ms: u64, again: &mut Option<Due>) -> Due {
-    tokio::time::sleep(Duration::from_millis(after_ms)).await;
-    match again.take() {
-        Some(due) => due,
-        None => std::future::pending().await,
     }
 }
 

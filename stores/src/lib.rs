@@ -9,6 +9,7 @@ pub mod cache;
 pub mod data;
 pub mod embedded;
 mod error;
+mod fatal;
 mod folder;
 pub mod history;
 mod keeper;
@@ -176,7 +177,7 @@ impl Stores {
         });
         let (fatal, _) = watch::channel(None);
         for source in servers.fatal().into_iter().chain(folder.as_ref().map(Folder::fatal)) {
-            tokio::spawn(pass_on(source, fatal.clone()));
+            tokio::spawn(fatal::pass_on(source, fatal.clone()));
         }
         Ok(Self { log, history, presence, backplane, limiter, cache, settings, folder, servers, fatal })
     }
@@ -230,15 +231,6 @@ pub struct Stats {
     pub writes: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
-}
-
-/// Passes on why, once it is said.
-async fn pass_on(mut source: watch::Receiver<Option<String>>, to: watch::Sender<Option<String>>) {
-    // One that is closed without a word has nothing to say.
-    if let Ok(why) = source.wait_for(Option::is_some).await {
-        let why = why.clone();
-        to.send_if_modified(|told| told.is_none() && std::mem::replace(told, why).is_none());
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,17 @@ use super::*;
 
 const OTHER: &str = "+962790000002";
 
+/// Two who are connected and have what there was for them: what they see.
+async fn two(house: &House) -> [mpsc::Receiver<ServerFrame>; 2] {
+    let address = house.serve().await;
+    let (_task, mut seen) = listen(&address, "d1");
+    let (_other_task, mut other_seen) = listen_as(OTHER, &address, "d1");
+    house.world.record(message_to(PHONE, 1));
+    house.world.record(message_to(OTHER, 2));
+    assert_eq!((items(&mut seen, 1).await, items(&mut other_seen, 1).await), (vec![1], vec![2]));
+    [seen, other_seen]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_missed_while_presence_was_away_comes_when_it_is_back() {
     let mut limits = Limits::default();
@@ -46,12 +57,7 @@ async fn who_was_held_still_for_as_long_as_deliveries_wait_finds_what_was_missed
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_inbox_that_cannot_be_read_keeps_no_others_back() {
     let house = House::open(Limits::default()).await;
-    let address = house.serve().await;
-    let (_task, mut seen) = listen(&address, "d1");
-    let (_other_task, mut other_seen) = listen_as(OTHER, &address, "d1");
-    house.world.record(message_to(PHONE, 1));
-    house.world.record(message_to(OTHER, 2));
-    assert_eq!((items(&mut seen, 1).await, items(&mut other_seen, 1).await), (vec![1], vec![2]));
+    let [mut seen, mut other_seen] = two(&house).await;
     house.world.record(message_to(PHONE, 3));
     house.world.record(message_to(OTHER, 4));
     house.world.inner.lock().unreadable = Some(mobile(PHONE));
@@ -65,12 +71,7 @@ async fn an_inbox_that_cannot_be_read_keeps_no_others_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_owed_by_who_owned_the_partition_before_is_looked_for() {
     let house = House::open(Limits::default()).await;
-    let address = house.serve().await;
-    let (_task, mut seen) = listen(&address, "d1");
-    let (_other_task, mut other_seen) = listen_as(OTHER, &address, "d1");
-    house.world.record(message_to(PHONE, 1));
-    house.world.record(message_to(OTHER, 2));
-    assert_eq!((items(&mut seen, 1).await, items(&mut other_seen, 1).await), (vec![1], vec![2]));
+    let [mut seen, _other_seen] = two(&house).await;
     house.world.inner.lock().looked.clear();
     house.world.record(message_to(PHONE, 3));
     let [own, other] = [PHONE, OTHER].map(|phone| house.gateway.inboxes(&mobile(phone)).remove(0));

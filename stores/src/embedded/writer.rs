@@ -17,6 +17,7 @@ use super::{
     pace::{Pace, Wrote},
     queue::Job,
 };
+use crate::fatal;
 
 /// Runs until the queue is closed and empty.
 pub(crate) fn run(shared: &Arc<Shared>, db: &fjall::Database) {
@@ -89,9 +90,5 @@ pub(crate) fn poison(shared: &Shared, why: &str) {
         job.done.tell(Err(PortError::Unavailable(why.to_string())));
     }
     shared.room.close();
-    shared.fatal.send_if_modified(|fatal| {
-        let first = fatal.is_none();
-        fatal.get_or_insert_with(|| why.to_string());
-        first
-    });
+    fatal::tell(&shared.fatal, why);
 }

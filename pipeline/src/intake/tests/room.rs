@@ -4,21 +4,32 @@ use schemas::Position;
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_in_flight_is_bounded_and_goes_on() {
+/// Of so many messages as many are in flight as may be, and none gets further.
+async fn full(messages: u64) -> (House, Pipeline) {
     let mut house = House::new();
     house.limits = FlowLimits { in_flight: 64, fetch_records: 16, ..house.limits };
     house.history = Arc::new(MemoryHistory { gate: crate::testing::Gate::closed(), ..MemoryHistory::default() });
-    house.accept(0..400).await;
+    house.accept(0..messages).await;
     let pipeline = house.start();
     let lane = |house: &House| house.log.paused.lock().iter().any(|at| at.topic == Topic::Lane(Priority::Normal));
     house.until("the lane is paused", lane).await;
+    (house, pipeline)
+}
+
+/// Lets everything get on until it is done.
+async fn let_go(house: &House) {
     house
         .until("all is committed", |house| {
             while house.history.gate.let_go(0) {}
             house.committed()
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_flight_is_bounded_and_goes_on() {
+    let (house, pipeline) = full(400).await;
+    let_go(&house).await;
     assert_eq!(house.history.written.lock().len(), 400);
     assert!(pipeline.stop().await);
 }
@@ -26,13 +37,7 @@ async fn what_is_in_flight_is_bounded_and_goes_on() {
 /// Those that are overdue, as after a long stop, come all at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retries_wait_where_their_lane_has_no_room() {
-    let mut house = House::new();
-    house.limits = FlowLimits { in_flight: 64, fetch_records: 16, ..house.limits };
-    house.history = Arc::new(MemoryHistory { gate: crate::testing::Gate::closed(), ..MemoryHistory::default() });
-    house.accept(0..100).await;
-    let pipeline = house.start();
-    let lane = |house: &House| house.log.paused.lock().iter().any(|at| at.topic == Topic::Lane(Priority::Normal));
-    house.until("the lane is paused", lane).await;
+    let (house, pipeline) = full(100).await;
     let again = |n| {
         let message = message(n);
         let (id, inbox, position) = (message.id, message.inbox(4), Position { epoch: Epoch(1), n });
@@ -47,11 +52,6 @@ async fn retries_wait_where_their_lane_has_no_room() {
     house.until("retries wait", |_| pipeline.gauges().retries_waiting > 0).await;
     let [_, in_flight, _] = pipeline.gauges().in_flight;
     assert!(in_flight <= 64 + 2 * 16, "{in_flight} are in flight");
-    house
-        .until("all is committed", |house| {
-            while house.history.gate.let_go(0) {}
-            house.committed()
-        })
-        .await;
+    let_go(&house).await;
     pipeline.stop().await;
 }

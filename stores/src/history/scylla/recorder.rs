@@ -32,6 +32,7 @@ use super::{
     shared::Shared,
     writes::{self, Unit},
 };
+use crate::fatal;
 
 /// Calls that wait for their round; past that callers wait in line.
 const WAITING: usize = 1_024;
@@ -123,7 +124,7 @@ impl Recorder {
 /// Runs the recorder, and tells where it panics: nobody would be answered any more.
 async fn watched(recorder: impl Future<Output = ()>, told: watch::Sender<Option<String>>) {
     if AssertUnwindSafe(recorder).catch_unwind().await.is_err() {
-        told.send_replace(Some("the history's recorder panicked: the log has its last words".into()));
+        fatal::tell(&told, "the history's recorder panicked: the log has its last words");
     }
 }
 

@@ -37,13 +37,13 @@ const FRONT: usize = 64 * 1024;
 pub(super) struct Rejects {
     settings: Arc<Settings>,
     limits: StoreLimits,
-    producer: Arc<ThreadedProducer<Acks>>,
+    producer: ThreadedProducer<Acks>,
 }
 
 impl Rejects {
     /// Makes the producer; asks no broker yet.
     pub(super) fn open(settings: &Arc<Settings>, limits: &StoreLimits) -> Result<Self, KafkaError> {
-        let producer = Arc::new(producer(settings, limits)?);
+        let producer = producer(settings, limits)?;
         Ok(Self { settings: settings.clone(), limits: limits.clone(), producer })
     }
 
@@ -77,7 +77,7 @@ impl Rejects {
         }
         match producer(&self.settings, &self.limits) {
             Ok(new) => {
-                let old = std::mem::replace(&mut self.producer, Arc::new(new));
+                let old = std::mem::replace(&mut self.producer, new);
                 // What the broken one still held is answered when it goes, which may take a moment.
                 drop(tokio::task::spawn_blocking(move || drop(old)));
             }

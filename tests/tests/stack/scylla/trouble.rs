@@ -421,16 +421,16 @@ async fn one_of_three_servers_may_die_or_freeze() {
     })
     .await;
     eprintln!("longest write over kill -9 of one of three: {longest:?}");
-    assert!(longest < Duration::from_secs(15), "a write waited until it was back: {longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
     let pid = std::fs::read_to_string(nodes.folder.join("node3/pid")).unwrap();
     let pid = rustix::process::Pid::from_raw(pid.split_whitespace().next().unwrap().parse().unwrap()).unwrap();
     let longest = under_writes(&address, async || {
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-        tokio::time::sleep(Duration::from_secs(15)).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
         rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     })
     .await;
     eprintln!("longest write over a freeze of one of three: {longest:?}");
-    assert!(longest < Duration::from_secs(12), "a write waited until it went on: {longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
     nodes.stop().await;
 }
