@@ -26,6 +26,7 @@ pub(crate) mod produce;
 pub(crate) mod read;
 pub(crate) mod rejected;
 pub(crate) mod settings;
+mod start;
 pub(crate) mod tenants;
 pub(crate) mod told;
 pub mod topics;

@@ -30,7 +30,7 @@ async fn kcat(hosts: &str, topic: &str, headers: &[&str], lines: &[String]) {
 }
 
 /// Produces lines with kcat, each a record, with these options.
-async fn kcat_with(hosts: &str, topic: &str, options: &[impl AsRef<OsStr>], lines: &[String]) {
+pub(crate) async fn kcat_with(hosts: &str, topic: &str, options: &[impl AsRef<OsStr>], lines: &[String]) {
     let mut command = tokio::process::Command::new("kcat");
     command.args(["-P", "-b", hosts, "-t", topic, "-X", "acks=all"]).args(options);
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
@@ -51,7 +51,7 @@ async fn read(hosts: &str, topic: &str) -> Vec<(String, String)> {
     records.map(|(headers, value)| (headers.to_owned(), value.to_owned())).collect()
 }
 
-fn has(command: &str) -> bool {
+pub(crate) fn has(command: &str) -> bool {
     Command::new("sh")
         .args(["-c", &format!("command -v {command}")])
         .stdout(Stdio::null())
@@ -170,7 +170,7 @@ async fn what_was_paused_when_it_went_is_read_when_it_comes_back() {
 }
 
 /// Reads until a record that says this has come of each of so many partitions.
-async fn of_all(reader: &mut dyn Ingress, word: &str, partitions: usize) {
+pub(crate) async fn of_all(reader: &mut dyn Ingress, word: &str, partitions: usize) {
     let mut seen = BTreeSet::new();
     let max = Fetch { records: 100, bytes: 1 << 20 };
     let reading = async {

@@ -4,6 +4,7 @@ mod broker;
 mod group;
 mod refusals;
 mod retention;
+mod start;
 
 use std::sync::Arc;
 

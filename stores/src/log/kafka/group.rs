@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message as _, TopicPartitionList,
     config::{FromClientConfigAndContext as _, RDKafkaLogLevel},
-    consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol, base_consumer::PartitionQueue},
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext, base_consumer::PartitionQueue},
     error::KafkaError,
     types::{RDKafkaErrorCode as Code, RDKafkaRespErr},
 };
@@ -31,6 +31,7 @@ use super::{
     member::Member,
     owned::Owned,
     settings::{Protocol, Settings},
+    start::{self, Start},
     told,
 };
 use crate::log::embedded::layout::Layout;
@@ -41,6 +42,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOOK_CLOSELY: Duration = Duration::from_millis(5);
 /// Before a member that died is replaced.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long one question where to begin may take; then it is looked whether it is still wanted, and asked again.
+const QUESTION: Duration = Duration::from_secs(1);
 
 /// What a member and its thread share.
 pub(crate) struct Shared {
@@ -141,24 +144,13 @@ impl ConsumerContext for Membership {
         if self.ending.load(Ordering::Acquire) {
             // It is being closed: nobody is left who could release anything.
             if let Change::Asked(list) = change {
-                give_back(consumer, &list);
+                start::give_back(consumer, &list);
             } else {
                 let _ = consumer.unassign();
             }
             return;
         }
         self.changes.lock().push_back(change);
-    }
-}
-
-/// Gives partitions back to the brokers.
-fn give_back(consumer: &BaseConsumer<Membership>, list: &TopicPartitionList) {
-    let given = match consumer.rebalance_protocol() {
-        RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
-        _ => consumer.unassign(),
-    };
-    if let Err(error) = given {
-        tracing::warn!(%error, "partitions could not be given back: the group takes them when the session lapses");
     }
 }
 
@@ -172,6 +164,8 @@ struct Keeper {
     topics: Vec<Topic>,
     names: Vec<String>,
     group: String,
+    /// What was given and is not taken up: where to begin in it is not known yet.
+    given: Option<TopicPartitionList>,
     /// What is asked back, and until when it is waited for.
     asked: Option<(TopicPartitionList, Millis)>,
 }
@@ -197,6 +191,7 @@ pub(crate) fn join(
         limits: limits.clone(),
         layout: layout.clone(),
         topics: topics.clone(),
+        given: None,
         asked: None,
         clock,
     };
@@ -254,7 +249,7 @@ impl Keeper {
     fn keep(&mut self, client: &Arc<Client>) {
         let mut is_told = false;
         loop {
-            let wait = if self.asked.is_some() { LOOK_CLOSELY } else { LOOK };
+            let wait = if self.asked.is_some() || self.given.is_some() { LOOK_CLOSELY } else { LOOK };
             match client.consumer.poll(wait) {
                 // All partitions have queues of their own before anything is fetched of them; one has none that is not of the
                 // layout, or that librdkafka made anew because its topic was not there for a moment.
@@ -279,6 +274,7 @@ impl Keeper {
                     Change::Asked(list) => self.asked(client, &list),
                 }
             }
+            self.take_up(client);
             self.give(client);
             if self.shared.ends() {
                 return;
@@ -311,19 +307,44 @@ impl Keeper {
             queue.set_nonempty_callback(move || shared.ring(index));
             let _ = client.queues[index].set(queue);
         }
-        let taken = match client.consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => client.consumer.incremental_assign(list),
-            _ => client.consumer.assign(list),
+        self.take_as_given(client);
+        self.given = Some(list.clone());
+    }
+
+    /// Takes up what was given, once it is known where to begin in it. Heartbeats go on meanwhile.
+    fn take_up(&mut self, client: &Arc<Client>) {
+        let Some(given) = self.given.take() else { return };
+        let list = match start::find(&client.consumer, &given, QUESTION) {
+            Start::Known(list) => list,
+            Start::Over => given,
+            Start::Unanswered(error) => {
+                tracing::info!(group = self.group, %error, "where to begin in partitions that came is asked again");
+                self.given = Some(given);
+                return;
+            }
         };
-        if let Err(error) = taken {
+        self.take(client, &list);
+    }
+
+    /// What is to be taken up before anything else changes: librdkafka waits for it before it gives or asks on.
+    fn take_as_given(&mut self, client: &Arc<Client>) {
+        if let Some(given) = self.given.take() {
+            self.take(client, &given);
+        }
+    }
+
+    fn take(&self, client: &Arc<Client>, list: &TopicPartitionList) {
+        if let Err(error) = start::take(&client.consumer, list) {
             tracing::warn!(%error, "partitions could not be taken up");
             return;
         }
+        let places = self.places(list);
         self.shared.state.lock().owned.gained(places.into_iter().map(|(_, bit, partition)| (bit, partition)));
         self.shared.bell.notify_one();
     }
 
     fn asked(&mut self, client: &Arc<Client>, list: &TopicPartitionList) {
+        self.take_as_given(client);
         let places = self.places(list);
         self.shared.state.lock().owned.asked(places.into_iter().map(|(_, bit, partition)| (bit, partition)));
         self.shared.bell.notify_one();
@@ -357,7 +378,7 @@ impl Keeper {
         let places = self.places(list);
         self.shared.state.lock().owned.gone(places.into_iter().map(|(_, bit, partition)| (bit, partition)));
         self.shared.bell.notify_one();
-        give_back(&client.consumer, list);
+        start::give_back(&client.consumer, list);
     }
 
     fn trouble(&self, error: &KafkaError) {
@@ -382,9 +403,12 @@ impl Keeper {
         self.shared.bell.notify_one();
         client.consumer.context().ending.store(true, Ordering::Release);
         // What waits for an answer is answered by closing.
+        if self.given.take().is_some() {
+            drop(client.consumer.unassign());
+        }
         for change in std::mem::take(&mut *client.consumer.context().changes.lock()) {
             match change {
-                Change::Asked(list) => give_back(&client.consumer, &list),
+                Change::Asked(list) => start::give_back(&client.consumer, &list),
                 Change::Given(_) => drop(client.consumer.unassign()),
             }
         }

@@ -21,10 +21,10 @@ use parking_lot::{Mutex, RwLock};
 use rdkafka::{
     ClientContext, Message as _, Offset as At, TopicPartitionList,
     config::{FromClientConfigAndContext as _, RDKafkaLogLevel},
-    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance},
+    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext},
     error::KafkaError,
     message::{BorrowedMessage, Header},
-    types::RDKafkaErrorCode as Code,
+    types::{RDKafkaErrorCode as Code, RDKafkaRespErr},
 };
 use schemas::{
     Problem, Timestamp,
@@ -37,6 +37,7 @@ use super::{
     form,
     rejected::Rejects,
     settings::{Protocol, Settings},
+    start::{self, Start},
     told,
 };
 use crate::{OpenError, urls::Address};
@@ -58,6 +59,9 @@ const PIECES: usize = 1;
 const PIECE: Fetch = Fetch { records: 1_000, bytes: 4 * 1024 * 1024 };
 /// How long a commit may take before it counts as not answered.
 const COMMIT: Duration = Duration::from_secs(5);
+/// How long one question where to begin may take, and how often it is asked before librdkafka is left to find out.
+const QUESTION: Duration = Duration::from_secs(1);
+const QUESTIONS: usize = 60;
 
 /// What librdkafka calls: partitions that are taken away, and topics that stay paused when partitions come.
 struct Watch {
@@ -85,15 +89,23 @@ impl ClientContext for Watch {
 }
 
 impl ConsumerContext for Watch {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Revoke(list) = rebalance {
-            let mut lost = self.lost.lock();
-            lost.extend(list.elements().iter().map(|at| self.spot(at.topic(), at.partition())));
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, why: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if why != RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.lost.lock().extend(list.elements().iter().map(|at| self.spot(at.topic(), at.partition())));
+            return start::give_back(consumer, list);
         }
-    }
-
-    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let Rebalance::Assign(list) = rebalance else { return };
+        let known = (0..QUESTIONS).find_map(|_| match start::find(consumer, list, QUESTION) {
+            Start::Known(known) => Some(known),
+            Start::Over => Some(list.clone()),
+            Start::Unanswered(error) => {
+                tracing::info!(%error, "where to begin in topics of businesses that came is asked again");
+                None
+            }
+        });
+        if let Err(error) = start::take(consumer, known.as_ref().unwrap_or(list)) {
+            tracing::warn!(%error, "partitions of businesses could not be taken up");
+            return;
+        }
         let paused = self.paused.lock();
         let [mut still, mut on] = [TopicPartitionList::new(), TopicPartitionList::new()];
         for at in list.elements() {
