@@ -86,6 +86,7 @@ macro_rules! history_conformance {
                 scheduled::a_sent_one_gets_its_place_and_does_not_come_up_again,
                 scheduled::a_cancelled_one_is_still_found_by_its_id,
                 scheduled::expiry_comes_up_when_it_is_due,
+                scheduled::a_look_by_an_earlier_time_hides_nothing,
                 scheduled::a_look_that_was_given_up_hides_nothing,
                 retention::what_was_received_goes_and_what_was_not_is_told_first,
                 retention::a_device_that_was_away_too_long_is_told_so,

@@ -3,6 +3,7 @@
 //! Creating tables costs seconds, so there is one keyspace for all cases; they make up tenants of their own, and run one at
 //! a time, because they count what is kept.
 
+mod graves;
 mod older;
 mod trouble;
 

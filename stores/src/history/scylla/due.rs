@@ -1,17 +1,23 @@
-//! The due-table: rows of ten minutes stand together, so that what is done with leaves few graves where one looks.
+//! The due-table: rows of ten minutes stand together, so that what is done with leaves few graves where one looks. Where it
+//! leaves many all the same, a look passes them once, in pieces that the servers read ([`index`]).
+//!
+//! Graves are not taken away with one range deletion: its write time would be later than that of a row which an owner that
+//! was overtaken is still writing, and whose message then is known and never sent.
 
-use std::collections::BTreeSet;
+pub(super) mod index;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use schemas::{
-    Epoch, MessageId, Partition, Timestamp,
-    port::{Due, DueKind, PortResult},
+    MessageId, Partition, Timestamp,
+    port::{Due, DueKind, PortError, PortResult},
 };
 use scylla::value::CqlValue::{BigInt, Text};
 
+use self::index::{Index, Key, Pass};
 use super::{
     rows::unblob,
     session::{Write, broken},
-    shared::Shared,
+    shared::{IDS, READS, Shared},
     statements::Pick,
 };
 
@@ -45,61 +51,10 @@ pub(super) fn kind(kind: &DueKind) -> i32 {
     }
 }
 
-/// What the owner of a partition knows of its part of the due-table, to which nobody else adds.
-#[derive(Debug, Clone)]
-pub(super) struct Index {
-    /// Of which takeover this is.
-    epoch: Epoch,
-    /// Buckets that have rows.
-    buckets: BTreeSet<i64>,
-    /// Whether those that stood at the takeover are among them.
-    whole: bool,
-    /// Nothing stands before this time.
-    floor: i64,
-    /// The earliest time that was added since the last look began.
-    fresh: i64,
-}
-
-impl Index {
-    /// What is known at a takeover.
-    fn new(epoch: Epoch) -> Self {
-        Self { epoch, buckets: BTreeSet::new(), whole: false, floor: i64::MIN, fresh: i64::MAX }
-    }
-
-    /// A row of this time is being added, or stands by now.
-    fn added(&mut self, at: Timestamp) {
-        self.buckets.insert(bucket(at));
-        self.floor = self.floor.min(at.0);
-        self.fresh = self.fresh.min(at.0);
-    }
-
-    /// Drops a bucket that a look found empty; not one that was added to since.
-    fn drop(&mut self, bucket: i64) -> bool {
-        self::bucket(Timestamp(self.fresh)) > bucket && self.buckets.remove(&bucket)
-    }
-
-    /// Looks, where everything is known; what was found is told to [`Index::looked`].
-    fn look(&mut self) -> Option<Self> {
-        self.whole.then(|| {
-            self.fresh = i64::MAX;
-            self.clone()
-        })
-    }
-
-    /// The first row that a look saw, where it saw one. What was added since it began stands behind it all the same.
-    fn looked(&mut self, look: &Self, first: Option<i64>) {
-        if let Some(first) = first
-            && self.epoch == look.epoch
-        {
-            self.floor = first.min(self.fresh);
-        }
-    }
-}
-
-/// A row of this time is being added, or stands by now.
-pub(super) fn added(shared: &Shared, partition: Partition, at: Timestamp) {
-    if let Some(index) = shared.due.lock().get_mut(&partition) {
-        index.added(at);
+/// A row is being added, or stands by now.
+pub(super) fn added(shared: &Shared, due: &Due) {
+    if let Some(index) = shared.due.lock().get_mut(&due.partition) {
+        index.added(Key::of_due(due));
     }
 }
 
@@ -126,7 +81,8 @@ impl Shared {
             }
         }
         let buckets = self.buckets(&name(partition)).await?;
-        let mut found = Index { buckets: buckets.into_iter().collect(), ..Index::new(own.unwrap_or_default()) };
+        let mut found = Index::new(own.unwrap_or_default());
+        found.buckets.extend(buckets);
         if let Some(index) = self.due.lock().get_mut(&partition).filter(|index| index.epoch == found.epoch) {
             index.buckets.append(&mut found.buckets);
             index.whole = true;
@@ -137,25 +93,67 @@ impl Shared {
 
     pub(super) async fn due_rows(&self, partition: Partition, now: Timestamp, limit: usize) -> PortResult<Vec<Due>> {
         let look = self.due_buckets(partition).await?;
-        let (mut found, mut first) = (Vec::<Row>::new(), None);
         let name = name(partition);
+        let mut found = self.due_seen(partition, &look, now, limit).await?;
         for bucket in look.buckets.range(..=bucket(now)) {
             if found.len() >= limit {
                 break;
             }
-            let left = i32::try_from(limit - found.len()).unwrap_or(i32::MAX);
-            let rows = self.cql.rows::<Row>(Pick::DueFrom, (&name, *bucket, look.floor, now.0, left)).await?;
-            first = first.or(rows.first().map(|row| row.0));
-            let is_empty = rows.is_empty() && is_past(*bucket, self.clock.wall());
+            let is_empty = !found.iter().any(|row| self::bucket(Timestamp(row.0)) == *bucket);
+            let (from, end) = (look.floor.clone(), Key::first_at(now.0.saturating_add(1)));
+            let mut pass = Pass::new(*bucket, from, end, look.width);
+            let before = found.len();
+            while found.len() < limit
+                && let Some(rows) = self.due_piece(&name, &mut pass, limit - found.len()).await?
+            {
+                if let Some(index) = self.due.lock().get_mut(&partition) {
+                    index.read(&look, &rows, &pass);
+                }
+                found.extend(rows);
+            }
+            let is_empty = is_empty && found.len() == before && is_past(*bucket, self.clock.wall().min(now));
             if is_empty && self.due.lock().get_mut(&partition).is_some_and(|index| index.drop(*bucket)) {
                 self.bucket_gone(&name, *bucket).await?;
             }
-            found.extend(rows);
-        }
-        if let Some(index) = self.due.lock().get_mut(&partition) {
-            index.looked(&look, first);
         }
         self.due_of(partition, found).await
+    }
+
+    /// Of the rows that looks saw before, those that still stand, oldest first.
+    async fn due_seen(&self, partition: Partition, look: &Index, now: Timestamp, limit: usize) -> PortResult<Vec<Row>> {
+        let asked: Vec<_> = look.seen.iter().filter(|key| key.at <= now.0).take(limit).cloned().collect();
+        let name = name(partition);
+        let of_one_bucket = asked.chunk_by(|a, b| bucket(Timestamp(a.at)) == bucket(Timestamp(b.at)));
+        let pieces = of_one_bucket.flat_map(|keys| keys.chunks(IDS)).map(|keys| {
+            let bucket = keys.first().map_or(0, |key| bucket(Timestamp(key.at)));
+            let keys: Vec<_> = keys.iter().map(|key| (key.at, key.id.clone(), key.kind)).collect();
+            self.cql.rows::<Row>(Pick::DueAt, (name.clone(), bucket, keys))
+        });
+        let pieces: Vec<_> = pieces.collect();
+        let found: Vec<Vec<Row>> = stream::iter(pieces).buffered(READS).try_collect().await?;
+        let found: Vec<Row> = found.into_iter().flatten().collect();
+        if let Some(index) = self.due.lock().get_mut(&partition) {
+            index.asked(look, &asked, &found.iter().map(Key::of_row).collect());
+        }
+        Ok(found)
+    }
+
+    /// The rows of the next piece of a bucket, at most `left`; none where it was refused, and the next is narrower. `None`:
+    /// the way has come to its end.
+    pub(super) async fn due_piece(&self, name: &str, pass: &mut Pass, left: usize) -> PortResult<Option<Vec<Row>>> {
+        let Some(to) = pass.next() else { return Ok(None) };
+        let most = i32::try_from(left).unwrap_or(i32::MAX);
+        let (from, bucket) = (&pass.from, pass.bucket);
+        let values = (name, bucket, from.at, &from.id, from.kind, to.at, &to.id, to.kind, most);
+        match self.cql.piece::<Row>(Pick::DueFrom, values).await? {
+            Some(rows) => {
+                let full = rows.len() >= left;
+                pass.read(to, &rows, full);
+                Ok(Some(rows))
+            }
+            None if pass.narrow(&to) => Ok(Some(Vec::new())),
+            None => Err(PortError::Unavailable("a piece of `due` is refused by the servers, however narrow".into())),
+        }
     }
 
     async fn due_of(&self, partition: Partition, found: Vec<Row>) -> PortResult<Vec<Due>> {
@@ -187,77 +185,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    /// What happens to a row of this time, and when a look begins and ends.
-    #[derive(Debug, Clone)]
-    enum Act {
-        Write(i64),
-        Stand(usize),
-        Begin,
-        End,
-        Done(usize),
-    }
-
-    fn acts() -> impl Strategy<Value = Vec<Act>> {
-        let one = prop_oneof![
-            (0i64..40).prop_map(|tick| Act::Write(tick * BUCKET_MS / 8)),
-            (0usize..8).prop_map(Act::Stand),
-            Just(Act::Begin),
-            Just(Act::End),
-            (0usize..8).prop_map(Act::Done),
-        ];
-        proptest::collection::vec(one, 0..80)
-    }
-
-    proptest! {
-        // However writes and looks overlap, a look sees every row that stood, and was known to stand, before it began.
-        #[test]
-        fn a_look_sees_every_row_that_stands(acts in acts()) {
-            let mut index = Index { whole: true, ..Index::new(Epoch(1)) };
-            let (mut on_their_way, mut standing, mut look) = (Vec::new(), BTreeSet::new(), None);
-            for act in acts {
-                match act {
-                    Act::Write(at) => {
-                        index.added(Timestamp(at));
-                        on_their_way.push(at);
-                    }
-                    Act::Stand(which) if which < on_their_way.len() => {
-                        let at = on_their_way.swap_remove(which);
-                        standing.insert(at);
-                        index.added(Timestamp(at));
-                    }
-                    Act::Begin => {
-                        let begun = index.look().unwrap();
-                        let seen = |at: &&i64| **at >= begun.floor && begun.buckets.contains(&bucket(Timestamp(**at)));
-                        let first = standing.iter().find(seen).copied();
-                        prop_assert_eq!(first, standing.first().copied());
-                        look = Some((begun, first));
-                    }
-                    Act::End => {
-                        let Some((begun, first)) = look.take() else { continue };
-                        index.looked(&begun, first);
-                    }
-                    Act::Done(which) => {
-                        let Some(at) = standing.iter().nth(which).copied() else { continue };
-                        standing.remove(&at);
-                    }
-                    Act::Stand(_) => {}
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_was_added_since_a_look_began_is_not_dropped_with_its_bucket() {
-        let mut index = Index { whole: true, ..Index::new(Epoch(1)) };
-        index.added(Timestamp(5));
-        assert!(index.look().is_some() && index.drop(0) && index.buckets.is_empty());
-        index.added(Timestamp(5));
-        assert!(!index.drop(0) && index.buckets.contains(&0));
-    }
 
     #[test]
     fn a_bucket_is_past_an_hour_after_its_end() {

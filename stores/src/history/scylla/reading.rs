@@ -1,12 +1,16 @@
 //! Reading an inbox: forward for devices that catch up, both ways for people who look at what they were told.
 //!
 //! Numbers are dense and each belongs to one epoch ([`super::forks`]), so a reader takes the rows of one bucket after the
-//! other, leaves out those that are not entries, and stops before the first number that is missing.
+//! other, leaves out those that are not entries, and stops before the first number that is missing: it may be on its way.
+//!
+//! Where retention did not come by in time, rows have ended by their time to live, and the number that a reader goes on from is
+//! missing for good. It begins behind that break then, where nothing stands right before it and the entry behind it is so old
+//! that nothing before that is on its way.
 
 use std::sync::Arc;
 
 use schemas::{
-    Inbox, Message, Position, State,
+    Inbox, Message, Position, State, Timestamp,
     port::{Entry, Order, Page, PortResult, Span},
 };
 
@@ -25,6 +29,10 @@ const STEP: usize = 256;
 
 /// Rows of one request besides: those that late owners wrote.
 const MARGIN: usize = 4;
+
+/// An hour: how old an entry is before which nothing is on its way any more. Writes take seconds, and an owner that died or
+/// was held still amid one is followed by another, which repeats it behind its own fork.
+const BREAK_MS: u64 = 3_600_000;
 
 type Row = (i64, i32, Option<Vec<u8>>, Option<Vec<u8>>);
 
@@ -46,10 +54,17 @@ fn found(row: Row) -> PortResult<Found> {
     })
 }
 
+/// Whether all that was written before an entry of this time stands, or never will.
+fn is_settled(recorded_at: Timestamp, now: Timestamp) -> bool {
+    now.ms_since(recorded_at) > BREAK_MS
+}
+
 impl Shared {
-    /// Entries from this number on, without a break, at most `limit`.
+    /// Entries from this number on, or from where the first ones behind it stand that did not end, without a break, at most
+    /// `limit`.
     pub(super) async fn gather(&self, inbox: &str, head: &Head, from: u64, limit: usize) -> PortResult<Vec<Found>> {
-        let (mut entries, mut next, mut dead) = (Vec::new(), from.max(head.ledger.gone.n + 1), MARGIN);
+        let (mut entries, mut next, mut dead) = (Vec::<Found>::new(), from.max(head.ledger.gone.n + 1), MARGIN);
+        let first = next;
         while entries.len() < limit {
             let (bucket, before) = (keys::bucket(next), next);
             let start = i64::try_from(next).unwrap_or(i64::MAX);
@@ -61,14 +76,27 @@ impl Shared {
                 if !head.forks.is_live(at) {
                     continue;
                 }
-                if at.n != next || entries.len() == limit {
+                let expected = if entries.is_empty() { first } else { next };
+                let follows = at.n == expected;
+                if entries.len() == limit || (!follows && !entries.is_empty()) {
                     return Ok(entries);
                 }
-                entries.push(found(row)?);
-                next += 1;
+                let entry = found(row)?;
+                if !follows {
+                    let may_come = !is_settled(entry.head.recorded_at, self.clock.wall());
+                    if may_come || self.is_there(inbox, head, first - 1).await? {
+                        return Ok(entries);
+                    }
+                }
+                entries.push(entry);
+                next = at.n + 1;
             }
             if all && keys::bucket(next) == bucket {
-                break;
+                if !entries.is_empty() || bucket >= head.bucket {
+                    break;
+                }
+                // Nothing stands in this bucket any more.
+                next = keys::first_of(bucket + 1);
             }
             if next == before {
                 // Nothing but rows that are no entries: late owners wrote a lot.
@@ -76,6 +104,11 @@ impl Shared {
             }
         }
         Ok(entries)
+    }
+
+    /// Whether the entry of this number stands: rows end oldest first, so behind it nothing has ended.
+    async fn is_there(&self, inbox: &str, head: &Head, n: u64) -> PortResult<bool> {
+        Ok(!self.gather_down(inbox, head, n, 1).await?.0.is_empty())
     }
 
     /// Entries up to this number, newest first, and whether there may be more.
@@ -111,11 +144,13 @@ impl Shared {
     pub(super) async fn forward(&self, inbox: &Inbox, from: Position, limit: usize) -> PortResult<Span> {
         let name = keys::inbox(inbox);
         let head = self.head(&name).await?;
+        let next = head.forks.after(from);
         let entries = match head.forks.is_empty() {
             true => Vec::new(),
-            false => self.gather(&name, &head, head.forks.after(from), limit).await?,
+            false => self.gather(&name, &head, next, limit).await?,
         };
-        let passed_by_retention = from < head.ledger.gone;
+        let ended = entries.first().is_some_and(|first| first.position.n > next);
+        let passed_by_retention = from < head.ledger.gone || ended;
         Ok(Span { entries: self.with_states(inbox, entries).await?, passed_by_retention })
     }
 
@@ -180,5 +215,17 @@ impl Shared {
         };
         let next = at.filter(|_| more);
         Ok(Page { rows: self.with_states(inbox, rows).await?, next })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_on_its_way_before_an_entry_of_an_hour_ago() {
+        let noon = Timestamp(1_800_000_000_000);
+        assert!(is_settled(noon, noon.plus_ms(BREAK_MS + 1)) && !is_settled(noon, noon.plus_ms(BREAK_MS)));
+        assert!(!is_settled(noon, Timestamp(0)), "a clock that is behind");
     }
 }

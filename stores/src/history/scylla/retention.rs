@@ -22,7 +22,9 @@ use scylla::value::CqlValue::{BigInt, Blob, Int, Text, Uuid};
 
 use super::{
     counts::Counted,
-    due, facts, keys,
+    due,
+    due::index::{Key, Pass, WHOLE},
+    facts, keys,
     reading::Found,
     rows::{Place, blob},
     session::Write,
@@ -56,6 +58,8 @@ pub(super) struct Rounds {
     rounds: Mutex<HashMap<Partition, Round>>,
     /// What a call that was given up, or failed, leaves to the next one.
     owed: Mutex<HashMap<Partition, Owed>>,
+    /// Up to where buckets of ids without a place were emptied, and how wide a piece the servers read there.
+    loose: Mutex<HashMap<(Partition, i64), (Key, u128)>>,
 }
 
 impl Rounds {
@@ -103,6 +107,35 @@ impl Rounds {
         if let Some(owed) = self.owed.lock().get_mut(&partition) {
             owed.retain(|id, stamp| paid.get(id) != Some(stamp));
         }
+    }
+
+    /// From where a bucket of ids without a place is looked at, and how wide a piece.
+    fn loose(&self, partition: Partition, bucket: i64) -> (Key, u128) {
+        let from = self.loose.lock().get(&(partition, bucket)).cloned();
+        from.unwrap_or_else(|| (Key::first_at(i64::MIN), WHOLE))
+    }
+
+    /// What is behind this way is removed.
+    fn passed(&self, partition: Partition, pass: &Pass) {
+        let mut loose = self.loose.lock();
+        let (floor, width) = loose.entry((partition, pass.bucket)).or_insert_with(|| (Key::first_at(i64::MIN), WHOLE));
+        *width = pass.width;
+        if let Some(reached) = &pass.reached {
+            *floor = reached.clone();
+        }
+    }
+
+    /// An id is left without a place: its row may stand before where its bucket is looked at.
+    pub(super) fn loosened(&self, partition: Partition, at: Timestamp, id: MessageId) {
+        if let Some((floor, _)) = self.loose.lock().get_mut(&(partition, due::bucket(at))) {
+            let key = Key { at: at.0, id: id.0.as_bytes().to_vec(), kind: i32::MIN };
+            *floor = key.min(floor.clone());
+        }
+    }
+
+    /// A look came to the end of a bucket and found nothing.
+    fn through(&self, partition: Partition, bucket: i64) {
+        self.loose.lock().remove(&(partition, bucket));
     }
 
     /// Entries were recorded: what was learnt holds no longer if one of them is older.
@@ -193,38 +226,58 @@ impl Shared {
     async fn placeless(&self, partition: Partition, before: Timestamp, sweep: &mut Sweep) -> PortResult<()> {
         let name = due::loose(partition);
         for bucket in self.buckets(&name).await?.into_iter().filter(|bucket| *bucket <= due::bucket(before)) {
+            let (from, width) = self.rounds.loose(partition, bucket);
+            let is_whole = from == Key::first_at(i64::MIN);
+            let mut pass = Pass::new(bucket, from, Key::first_at(before.0), width);
+            let (mut is_empty, mut ended) = (true, false);
+            while sweep.left > 0 && !ended {
+                match self.due_piece(&name, &mut pass, sweep.left).await? {
+                    Some(rows) if !rows.is_empty() => {
+                        is_empty = false;
+                        self.let_go(partition, &name, rows, sweep).await?;
+                    }
+                    Some(_) => {}
+                    None => ended = true,
+                }
+                self.rounds.passed(partition, &pass);
+            }
+            if is_empty && ended && due::is_past(bucket, self.clock.wall()) && due::is_past(bucket, before) {
+                if is_whole {
+                    self.bucket_gone(&name, bucket).await?;
+                }
+                // Else the next call looks at the whole once more.
+                self.rounds.through(partition, bucket);
+            }
             if sweep.left == 0 {
                 break;
             }
-            let until = before.0.saturating_sub(1);
-            let most = i32::try_from(sweep.left).unwrap_or(i32::MAX);
-            let rows = self.cql.rows::<due::Row>(Pick::DueFrom, (&name, bucket, i64::MIN, until, most)).await?;
-            if rows.is_empty() && due::is_past(bucket, self.clock.wall()) && due::is_past(bucket, before) {
-                self.bucket_gone(&name, bucket).await?;
-            }
-            let ids = rows.iter().map(|row| due::id(&row.1)).collect::<PortResult<Vec<_>>>()?;
-            // Before it is looked: what is written from here on stays.
-            let stamp = self.stamp(partition).await?;
-            let places = self.places(&ids).await?;
-            let mut writes = Vec::with_capacity(2 * rows.len());
-            for (row, id) in rows.iter().zip(ids) {
-                sweep.left -= 1;
-                writes.push(writes::due_gone(name.clone(), Timestamp(row.0), id, row.2, stamp));
-                match places.get(&id) {
-                    // It got a place after all and goes with its entry.
-                    Some(Place { position: Some(_), .. }) => {}
-                    // It is still to be sent; its row of the due-table leads to it.
-                    Some(place) if place.body.is_some() && !place.state.status().is_settled() => {}
-                    place => {
-                        sweep.removed += i64::from(place.is_some_and(|place| place.body.is_some()));
-                        writes.push(forget_row(id, stamp));
-                        self.known.lock().remove(&id);
-                    }
-                }
-            }
-            self.cql.send_all(writes).await?;
         }
         Ok(())
+    }
+
+    /// Removes ids that never got a place, and the rows that lead to them.
+    async fn let_go(&self, partition: Partition, name: &str, rows: Vec<due::Row>, sweep: &mut Sweep) -> PortResult<()> {
+        let ids = rows.iter().map(|row| due::id(&row.1)).collect::<PortResult<Vec<_>>>()?;
+        // Before it is looked: what is written from here on stays.
+        let stamp = self.stamp(partition).await?;
+        let places = self.places(&ids).await?;
+        let mut writes = Vec::with_capacity(2 * rows.len());
+        for (row, id) in rows.iter().zip(ids) {
+            sweep.left -= 1;
+            writes.push(writes::due_gone(name.to_owned(), Timestamp(row.0), id, row.2, stamp));
+            match places.get(&id) {
+                // It got a place after all and goes with its entry.
+                Some(Place { position: Some(_), .. }) => {}
+                // It is still to be sent; its row of the due-table leads to it.
+                Some(place) if place.body.is_some() && !place.state.status().is_settled() => {}
+                place => {
+                    sweep.removed += i64::from(place.is_some_and(|place| place.body.is_some()));
+                    writes.push(forget_row(id, stamp));
+                    self.known.lock().remove(&id);
+                }
+            }
+        }
+        self.cql.send_all(writes).await
     }
 
     /// Walks on through the inboxes of old weeks.
@@ -338,6 +391,8 @@ impl Shared {
                 oldest = oldest.into_iter().chain([head.recorded_at]).min();
             }
         }
+        // What ended by its time to live before it was read was not counted: nothing up to the mark is unread.
+        ledger.seen = ledger.seen.max(ledger.gone_one_way);
         // Before the mark: what is removed once is not looked at again.
         self.unsay(inbox.partition, &said).await?;
         if ledger != head.ledger {

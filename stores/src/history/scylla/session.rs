@@ -15,6 +15,7 @@ use scylla::{
     client::session::Session,
     deserialize::row::DeserializeRow,
     errors::{DbError, ExecutionError, RequestAttemptError},
+    response::query_result::QueryResult,
     serialize::row::SerializeRow,
     statement::{
         batch::{Batch, BatchType},
@@ -186,9 +187,22 @@ impl Cql {
     {
         let _room = self.reading(pick).await?;
         let found = self.session.execute_unpaged(self.statements.get(pick), values).await.map_err(|why| read(&why))?;
-        let found = found.into_rows_result().map_err(|why| strange(&why))?;
-        let rows = found.rows::<R>().map_err(|why| strange(&why))?;
-        rows.collect::<Result<_, _>>().map_err(|why| strange(&why))
+        rows_of(found)
+    }
+
+    /// The same; `None`: the servers gave it up, as they do where too many rows that were removed are passed on the way.
+    pub(super) async fn piece<R>(&self, pick: Pick, values: impl SerializeRow) -> PortResult<Option<Vec<R>>>
+    where
+        R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
+    {
+        let _room = self.reading(pick).await?;
+        match self.session.execute_unpaged(self.statements.get(pick), values).await {
+            Ok(found) => rows_of(found).map(Some),
+            Err(ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::ReadFailure { .. }, _))) => {
+                Ok(None)
+            }
+            Err(why) => Err(read(&why)),
+        }
     }
 
     /// Reads many rows, a page at a time.
@@ -216,6 +230,15 @@ impl Cql {
         let applied = row.and_then(|row| row.columns.into_iter().nth(at).flatten());
         Ok(matches!(applied, Some(CqlValue::Boolean(true))))
     }
+}
+
+fn rows_of<R>(found: QueryResult) -> PortResult<Vec<R>>
+where
+    R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
+{
+    let found = found.into_rows_result().map_err(|why| strange(&why))?;
+    let rows = found.rows::<R>().map_err(|why| strange(&why))?;
+    rows.collect::<Result<_, _>>().map_err(|why| strange(&why))
 }
 
 /// Statements are prepared with these: every one may be repeated.

@@ -19,7 +19,7 @@ use super::{
     ages::Ages,
     conversations::Stand,
     counts::Counts,
-    due::Index,
+    due::index::Index,
     forks::{Fork, Forks},
     keys::{self, Stamps},
     locks::Locks,

@@ -69,7 +69,8 @@ statements! {
 
     Due = "INSERT INTO KS.due (name, bucket, at, id, kind, value) VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?",
     DueGone = "DELETE FROM KS.due USING TIMESTAMP ? WHERE name = ? AND bucket = ? AND at = ? AND id = ? AND kind = ?",
-    DueFrom = "SELECT at, id, kind, value FROM KS.due WHERE name = ? AND bucket = ? AND at >= ? AND at <= ? LIMIT ?",
+    DueFrom = "SELECT at, id, kind, value FROM KS.due WHERE name = ? AND bucket = ? AND (at, id, kind) >= (?, ?, ?) AND (at, id, kind) < (?, ?, ?) LIMIT ?",
+    DueAt = "SELECT at, id, kind, value FROM KS.due WHERE name = ? AND bucket = ? AND (at, id, kind) IN ?",
 
     AddBucket = "INSERT INTO KS.buckets (name, bucket) VALUES (?, ?)",
     BucketGone = "DELETE FROM KS.buckets WHERE name = ? AND bucket = ?",

@@ -371,7 +371,7 @@ impl Plan {
         } else {
             self.bucket(shared, due::name(due.partition), bucket);
         }
-        due::added(shared, due.partition, due.at);
+        due::added(shared, due);
         self.after.due += 1;
     }
 }
@@ -432,6 +432,7 @@ pub(super) fn loose(shared: &Shared, partition: Partition, at: Timestamp, id: Me
     let (name, bucket) = (due::loose(partition), due::bucket(at));
     let mut rows = Vec::with_capacity(2);
     shared.mark(name.clone(), bucket, &mut rows);
+    shared.rounds.loosened(partition, at, id);
     let values = [
         Text(name),
         BigInt(bucket),
@@ -476,7 +477,7 @@ pub(super) fn done(shared: &Shared, entries: &[&Entry], schedules: &[&Schedule],
         }
     }
     for due in schedules.iter().flat_map(|schedule| &schedule.add) {
-        due::added(shared, due.partition, due.at);
+        due::added(shared, due);
     }
     for (name, bucket) in after.marks {
         shared.marked(name, bucket);

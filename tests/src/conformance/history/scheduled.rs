@@ -147,6 +147,20 @@ pub async fn expiry_comes_up_when_it_is_due(bed: &mut dyn Installation) {
     assert_eq!(whole(&*history, &inbox).await, written, "the entry itself stays");
 }
 
+/// Who asks by a time of its own, because it does not believe the clock, finds later what stands later.
+pub async fn a_look_by_an_earlier_time_hides_nothing(bed: &mut dyn Installation) {
+    let history = bed.history();
+    let here = partition(&*history, 27).await;
+    own(&*history, &[here]).await;
+    // Long past by any clock.
+    let due = send(here, &message(&inbox(&tenant(), 1)), -10 * 365 * 24 * 3_600_000);
+    add(&*history, vec![due.clone()]).await;
+    for _ in 0..2 {
+        assert!(history.due(here, Timestamp(due.at.0 - 1), 10).await.unwrap().is_empty());
+    }
+    assert_eq!(history.due(here, due.at, 10).await.unwrap(), [due]);
+}
+
 /// Who asks waits no longer than it likes; a look that was given up at any point hides nothing from the next one.
 pub async fn a_look_that_was_given_up_hides_nothing(bed: &mut dyn Installation) {
     let here = partition(&*bed.history(), 24).await;
