@@ -5,6 +5,7 @@
 
 mod ages;
 mod backoff;
+mod believed;
 pub mod books;
 #[cfg(test)]
 mod contest;

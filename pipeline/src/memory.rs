@@ -157,6 +157,8 @@ pub(crate) struct MemoryHistory {
     pub(crate) letters: Mutex<BTreeMap<(MessageId, u8), Dead>>,
     /// Messages that retention finds.
     pub(crate) old: Mutex<Vec<MessageId>>,
+    /// Before when the last look of retention removes.
+    pub(crate) removed_before: Mutex<Option<Timestamp>>,
     pub(crate) settles: AtomicUsize,
     /// Partitions that cannot be taken over now.
     pub(crate) out_of_reach: Mutex<HashSet<Partition>>,
@@ -273,7 +275,8 @@ impl Inboxes for MemoryHistory {
     async fn unread(&self, _: &Inbox) -> PortResult<Unread> {
         Ok(Unread::default())
     }
-    async fn retain(&self, partition: Partition, _: Timestamp, _: usize) -> PortResult<Vec<Placed>> {
+    async fn retain(&self, partition: Partition, before: Timestamp, _: usize) -> PortResult<Vec<Placed>> {
+        *self.removed_before.lock() = Some(before);
         let old = self.old.lock().clone();
         let found = self.messages(&old).await?.into_iter().flatten();
         Ok(found.filter(|p| p.inbox.partition == partition && !p.state.status().is_settled()).collect())

@@ -4,7 +4,8 @@
 //! messages whose `expires_at` passed without reaching anyone become `Failed(Expired)`. The same task removes what retention
 //! has passed, in small steps, and forgets old dead letters. Promises that a message leaves history unreached only after its
 //! `Failed(Expired)` fact is durable, and that a row is fed once while it is in flight. Times are compared by the wall clock,
-//! since people named them; the pace is the timer's, so a clock that jumps changes what is due and not how often is looked.
+//! since people named them, but a jump forward is believed late ([`crate::believed`]); the pace is the timer's, so a clock that
+//! jumps changes what is due and not how often is looked.
 //! A failure ends that look: the next one is the repetition. One that says that the partition is another's loses it, as nobody
 //! else here may have anything to do with it.
 
@@ -23,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    believed::{Now, Times},
     gate::Gates,
     item::DueItem,
     ownership::Ownership,
@@ -151,6 +153,7 @@ fn expired(placed: &Placed, now: Timestamp) -> Option<Fact> {
 /// See the module.
 pub(crate) struct Sweep {
     parts: SweepParts,
+    times: Times,
     swept: BTreeMap<Partition, Swept>,
     retained: Option<Millis>,
     forgotten: Option<Millis>,
@@ -159,7 +162,8 @@ pub(crate) struct Sweep {
 impl Sweep {
     /// A sweep that has not looked yet.
     pub(crate) fn new(parts: SweepParts) -> Self {
-        Self { parts, swept: BTreeMap::new(), retained: None, forgotten: None }
+        let times = Times::new(&*parts.clock);
+        Self { parts, times, swept: BTreeMap::new(), retained: None, forgotten: None }
     }
 
     /// Looks, and looks again, at what is owned at that moment, until it is stopped.
@@ -187,6 +191,7 @@ impl Sweep {
         self.swept.retain(|partition, swept| owned.get(partition) == Some(&swept.epoch));
         let now = self.parts.clock.mono();
         let flow = &self.parts.limits.flow;
+        let times = self.times.look(&*self.parts.clock, flow);
         let retains = self.retained.is_none_or(|last| now.since(last) >= flow.retain_every_ms);
         if retains {
             self.retained = Some(now);
@@ -195,9 +200,9 @@ impl Sweep {
         for (partition, epoch) in owned {
             let fresh = || Swept { epoch: *epoch, ..Swept::default() };
             let mut swept = self.swept.remove(partition).unwrap_or_else(fresh);
-            let mut outcome = self.due(*partition, &mut swept, &mut crowded).await;
+            let mut outcome = self.due(*partition, &mut swept, times.due, &mut crowded).await;
             if retains && outcome.is_ok() {
-                outcome = self.retain(*partition, &mut swept).await;
+                outcome = self.retain(*partition, &mut swept, times).await;
             }
             self.swept.insert(*partition, swept);
             match outcome {
@@ -214,19 +219,18 @@ impl Sweep {
         let forgets = self.forgotten.is_none_or(|last| now.since(last) >= FORGET_EVERY_MS);
         if forgets && owned.contains_key(&Partition(0)) {
             self.forgotten = Some(now);
-            if let Err(error) = self.forget().await {
+            if let Err(error) = self.forget(times.old).await {
                 tracing::warn!(%error, "old dead letters are looked for again later");
             }
         }
     }
 
     /// The due-table of one partition.
-    async fn due(&self, partition: Partition, swept: &mut Swept, crowded: &mut bool) -> PortResult<()> {
+    async fn due(&self, partition: Partition, swept: &mut Swept, now: Timestamp, crowded: &mut bool) -> PortResult<()> {
         let SweepParts { history, gates, .. } = &self.parts;
         let most = self.parts.limits.flow.due_rows.max(1);
         // Those that are left standing take no room from the others.
         let limit = most + swept.missing.len().min(MISSING_LOOKS * most);
-        let now = self.parts.clock.wall();
         let rows = gates.history.call(history.due(partition, now, limit)).await?;
         let rows = swept.fresh(rows, limit);
         if rows.is_empty() {
@@ -259,15 +263,14 @@ impl Sweep {
     }
 
     /// One step of retention.
-    async fn retain(&self, partition: Partition, swept: &mut Swept) -> PortResult<()> {
-        let now = self.parts.clock.wall();
-        let before = minus(now, self.parts.limits.message.retention_ms);
+    async fn retain(&self, partition: Partition, swept: &mut Swept, now: Now) -> PortResult<()> {
+        let before = minus(now.old, self.parts.limits.message.retention_ms);
         let SweepParts { history, gates, limits, .. } = &self.parts;
         let look = history.retain(partition, before, limits.flow.retain_rows.max(1));
         let found = gates.history.call(look).await?;
         let ends = swept.new_ends(found);
         let ids: Vec<_> = ends.iter().map(|placed| placed.message.id).collect();
-        let told = self.tell(ends.iter().filter_map(|placed| expired(placed, now)).collect()).await;
+        let told = self.tell(ends.iter().filter_map(|placed| expired(placed, now.due)).collect()).await;
         if told.is_err() {
             // Not told yet: the next look tells it.
             swept.ending.retain(|id| !ids.contains(id));
@@ -290,8 +293,8 @@ impl Sweep {
             .map_err(|_| unavailable("stopping"))
     }
 
-    async fn forget(&self) -> PortResult<()> {
-        let before = minus(self.parts.clock.wall(), self.parts.limits.store.dead_ms);
+    async fn forget(&self, now: Timestamp) -> PortResult<()> {
+        let before = minus(now, self.parts.limits.store.dead_ms);
         let step = self.parts.limits.flow.retain_rows.max(1);
         let SweepParts { history, gates, .. } = &self.parts;
         while gates.history.call(history.forget_dead(before, step)).await? >= step {}

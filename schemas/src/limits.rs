@@ -82,6 +82,8 @@ limits! {
         quota_holders: u64 = 100_000,
         /// Broadcasts a minute of one tenant: a quota of their own (rule 13).
         broadcasts_per_minute: u32 = 60,
+        /// Broadcasts of one tenant that are accepted and not done, as this door last saw them; one more is refused. Each process that expands holds the content of all, up to 60 KiB each.
+        broadcasts_running: usize = 100,
         /// Broadcast requests read at once: each may hold `broadcast_bytes`.
         broadcasts_at_once: usize = 4,
         /// Refused recipients that the answer to a broadcast lists; the rest are counted.
@@ -172,6 +174,10 @@ limits! {
         retain_every_ms: u64 = 1_000,
         /// Entries that one look of retention removes at most: old messages go in small steps and delay nobody.
         retain_rows: usize = 1_000,
+        /// How long a wall clock that jumped forward by more than five minutes has to stand there before messages are sent and expire by it, ms: time to mend it, and a machine that slept or started with a clock that was behind goes on by itself.
+        jump_send_ms: u64 = 600_000,
+        /// The same before retention removes by it, ms: a day, because nothing brings back what was removed, and keeping it costs room alone.
+        jump_remove_ms: u64 = 24 * 3_600_000,
     }
 }
 
@@ -307,8 +313,8 @@ limits! {
         kafka_prefetch_kib: usize = 512,
         /// Threads that read from anywhere in Kafka (events, tail), each one partition at a time.
         kafka_readers: usize = 4,
-        /// How long a member waits for its partitions to be released before it gives them up, ms: longer than `drain_ms`.
-        kafka_release_ms: u64 = 15_000,
+        /// How long a member waits for its partitions to be released before it gives them up, ms: longer than `drain_ms` and the last commit, which takes half of that at most.
+        kafka_release_ms: u64 = 20_000,
         /// Without a sign of life for so long a member is dead, ms: for brokers before 4.0, where members say it.
         kafka_session_ms: u64 = 6_000,
     }

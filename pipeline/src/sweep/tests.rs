@@ -274,9 +274,34 @@ async fn a_clock_that_jumps_forth_and_back_loses_no_row() {
     bench.clock.jump(-3_600_000);
     assert!(bench.look().await.is_empty());
     bench.clock.jump(7_200_000);
-    assert_eq!(bench.look().await, [due], "early by the jump");
+    assert!(bench.look().await.is_empty(), "not early by the jump");
     bench.clock.jump(-3_600_000);
     assert!(bench.look().await.is_empty());
+    bench.clock.pass(3_600_000);
+    assert_eq!(bench.look().await, [due]);
+}
+
+#[tokio::test]
+async fn by_a_clock_that_jumps_forward_nothing_is_sent_or_expires_until_it_has_stood() {
+    let mut bench = bench(1_000);
+    let (month, hold) = (31 * 24 * 3_600_000_i64, Limits::default().flow.jump_send_ms);
+    let (soon, later) = (bench.scheduled(1, 60_000), bench.scheduled(2, 7 * 24 * 3_600_000));
+    bench.expiring(3, 7 * 24 * 3_600_000);
+    bench.clock.jump(month);
+    assert!(bench.look().await.is_empty());
+    bench.clock.pass(60_000);
+    assert_eq!(bench.look().await, [soon], "time goes on");
+    bench.clock.pass(hold - 60_001);
+    bench.clock.jump(-month);
+    assert!(bench.look().await.is_empty(), "mended");
+    bench.clock.pass(hold);
+    assert!(bench.look().await.is_empty());
+    bench.clock.jump(month);
+    assert!(bench.look().await.is_empty());
+    assert!(bench.log.facts().is_empty());
+    bench.clock.pass(hold);
+    assert_eq!(bench.look().await, [later], "it may be right: the machine may have slept");
+    assert_eq!(bench.log.facts().len(), 1);
 }
 
 #[tokio::test]
@@ -301,9 +326,31 @@ async fn what_retention_passes_unreached_fails_first_and_is_said_once() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_forgotten_after_their_time() {
+async fn by_a_clock_that_jumps_forward_nothing_is_removed_until_it_has_stood_for_longer() {
     let mut bench = bench(1_000);
-    let dead = |n: u8, at: Timestamp| Dead {
+    let (month, limits) = (31 * 24 * 3_600_000_u64, Limits::default());
+    let hold = limits.flow.jump_remove_ms;
+    let before = |bench: &Bench, behind_ms: u64| minus(bench.clock.wall(), limits.message.retention_ms + behind_ms);
+    let letter = dead(1, bench.clock.wall());
+    bench.history.letters.lock().insert((letter.id, 0), letter);
+    bench.look().await;
+    assert_eq!(*bench.history.removed_before.lock(), Some(before(&bench, 0)));
+    bench.clock.jump(month as i64);
+    bench.look().await;
+    for pass in [limits.flow.jump_send_ms, hold - limits.flow.jump_send_ms - FORGET_EVERY_MS] {
+        bench.clock.pass(pass);
+        bench.look().await;
+        assert_eq!(*bench.history.removed_before.lock(), Some(before(&bench, month)));
+        assert_eq!(bench.history.letters.lock().len(), 1);
+    }
+    bench.clock.pass(FORGET_EVERY_MS);
+    bench.look().await;
+    assert_eq!(*bench.history.removed_before.lock(), Some(before(&bench, 0)));
+    assert!(bench.history.letters.lock().is_empty());
+}
+
+fn dead(n: u8, at: Timestamp) -> Dead {
+    Dead {
         id: message(n).id,
         at,
         reason: Reason::NoAck,
@@ -313,7 +360,12 @@ async fn dead_letters_are_forgotten_after_their_time() {
         position: Position::START,
         requeued_at: None,
         message: None,
-    };
+    }
+}
+
+#[tokio::test]
+async fn dead_letters_are_forgotten_after_their_time() {
+    let mut bench = bench(1_000);
     let kept = Limits::default().store.dead_ms;
     let (old, young) = (dead(1, minus(bench.clock.wall(), kept + 1)), dead(2, minus(bench.clock.wall(), kept)));
     for dead in [old, young] {

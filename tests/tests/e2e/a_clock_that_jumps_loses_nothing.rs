@@ -56,7 +56,8 @@ async fn an_hour_forth_and_two_back_change_nothing_for_anybody() {
     let Some((clock, turned)) = TurnedClock::new(folder.path()) else {
         return not_run("a clock that jumps: libfaketime is not installed (Debian: libfaketime)");
     };
-    let settings = Settings::hundredfold().and(turned).on_fixed_ports();
+    // A jump forward is believed after a second, and not after ten minutes.
+    let settings = Settings::hundredfold().and(turned).with(["limits.flow.jump_send_ms=1000"]).on_fixed_ports();
     let server = Server::start(&folder.path().join("data"), settings);
     let business = Business::new(&server);
     let mut phone = Phone::new(&server, &number(1), "one");
