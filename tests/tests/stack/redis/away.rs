@@ -56,7 +56,7 @@ async fn what_a_process_holds_itself_is_found_and_reached_and_the_rest_is_made_g
     assert!(newer.number > older.number);
     assert_eq!(a.backplane.deliver(&node_a, vec![hint(1)]).await.unwrap(), [Landing::Taken]);
     assert_eq!(a.backplane.deliver(&node_b, vec![hint(2)]).await.unwrap(), [Landing::Absent], "nobody is blamed");
-    assert!(began.elapsed() < Duration::from_secs(5), "nobody waits for what is away: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "nobody waits for what is away: {:?}", began.elapsed());
     assert!(
         a.presence
             .heartbeat(&schemas::port::NodeLoad { node: node_a.clone(), address: "a".into(), sessions: 3, room: 9 })
@@ -110,7 +110,7 @@ async fn a_redis_that_stands_still_delays_nobody_for_long() {
     for n in 0..100 {
         assert!(nodes_of(&a.presence, n).await.is_empty());
     }
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     let back =
         until("it is used again", async || a.presence.nodes().await.is_ok() && a.presence.locate(&[]).await.is_ok());
