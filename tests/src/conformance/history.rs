@@ -39,6 +39,11 @@ pub trait Installation: Send + Sync {
         self.history()
     }
 
+    /// Cases of a property of many steps; fewer where each step is a request to a server.
+    fn cases(&self) -> u32 {
+        100
+    }
+
     /// Cases of a property that asks for thousands of pages in each; fewer where each page is a request to a server.
     fn long_cases(&self) -> u32 {
         100

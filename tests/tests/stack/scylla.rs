@@ -63,6 +63,10 @@ impl Installation for Cluster {
         open(shared().await).await
     }
 
+    fn cases(&self) -> u32 {
+        40
+    }
+
     fn long_cases(&self) -> u32 {
         10
     }

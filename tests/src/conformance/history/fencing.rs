@@ -174,7 +174,7 @@ pub async fn the_chain_holds_whoever_writes_late(bed: &mut dyn Installation) {
         3 => (1u64..4).prop_map(Step::Write),
         3 => (0usize..8, 1u64..4).prop_map(|(who, count)| Step::Late(who, count)),
     ];
-    property(&proptest::collection::vec(step, 1..14), async |steps| {
+    property_of(bed.cases(), &proptest::collection::vec(step, 1..14), async |steps| {
         let inbox = inbox_in(19, number.fetch_add(1, Ordering::Relaxed));
         let mut owner = Owner::take(handles[0].clone(), &[&inbox]).await;
         let mut chain: Vec<Entry> = Vec::new();

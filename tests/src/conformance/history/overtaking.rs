@@ -109,7 +109,7 @@ pub async fn what_an_owner_was_told_of_conversations_stays(bed: &mut dyn Install
         2 => things().prop_map(Step::Do),
         4 => (0usize..8, things()).prop_map(|(who, things)| Step::Late(who, things)),
     ];
-    property(&proptest::collection::vec(step, 2..12), async |steps| {
+    property_of(bed.cases(), &proptest::collection::vec(step, 2..12), async |steps| {
         let turn = number.fetch_add(1, Ordering::Relaxed);
         let mut first = Desk::new(PARTITIONS[turn as usize % 2]);
         let (pairs, users) = (pairs(&first), users(&first));

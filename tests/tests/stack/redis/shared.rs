@@ -29,7 +29,7 @@ impl Granted {
 /// Three doors ask at twice the quota for so long.
 async fn ask(doors: &[Arc<RedisLimiter>], quota: &[Quota], seconds: u64) -> Granted {
     let each = u64::from(quota[0].tokens) * 2 / doors.len() as u64;
-    let window = f64::from(quota[0].window_ms) / 1e3;
+    let window = Duration::from_millis(quota[0].window_ms).as_secs_f64();
     let tasks = doors.iter().map(|door| {
         let (door, quota) = (door.clone(), quota.to_vec());
         tokio::spawn(async move {
