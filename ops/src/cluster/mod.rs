@@ -47,6 +47,9 @@ pub struct Plan {
     pub proxied: bool,
     /// Whether servers are compiled for long runs.
     pub long: bool,
+    /// What a node of the history waits for before it answers a write, as `--sync` of its script takes it: its disk, or as
+    /// brokers do and as its default is, that a quorum has it (docs/cql.md).
+    pub sync: &'static str,
 }
 
 impl Plan {
@@ -54,7 +57,7 @@ impl Plan {
     pub fn small(program: PathBuf, stack: PathBuf, folder: PathBuf) -> Self {
         let roles = vec![(Role::Ingest, 1), (Role::Pipeline, 1), (Role::Gateway, 1)];
         let set = Vec::new();
-        Self { stack, program, folder, roles, kafka: 1, cassandra: 1, set, proxied: false, long: false }
+        Self { stack, program, folder, roles, kafka: 1, cassandra: 1, set, proxied: false, long: false, sync: "group" }
     }
 
     /// How many processes of a role.
@@ -174,10 +177,7 @@ impl Cluster {
         let (mut ways, peers) = Ways::among(&plan).await?;
         let more = |of: &[String]| plan.long.then(|| "--long".to_owned()).into_iter().chain(of.to_vec()).collect();
         let (mut kafka_more, mut cassandra_more): (Vec<_>, Vec<_>) = (more(&peers.kafka), more(&peers.cassandra));
-        if copies > 1 {
-            // As brokers do, and as production's nodes do: a write is answered when a quorum has it (docs/cql.md).
-            cassandra_more.extend(["--sync", "periodic"].map(str::to_owned));
-        }
+        cassandra_more.extend(["--sync", plan.sync].map(str::to_owned));
         kafka_more.extend(listeners.into_iter().flat_map(|ports| ["--listener".to_owned(), ports]));
         let folders = ["kafka", "cassandra", "redis"].map(|name| folder.join(name));
         let (kafka, cassandra, redis) = tokio::try_join!(

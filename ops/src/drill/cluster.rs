@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Faults between two accounts.
-const EVERY: usize = 6;
+const EVERY: usize = 8;
 /// How long the load runs before anything breaks, to know the full rate.
 const WARM_UP: Duration = Duration::from_secs(10);
 /// How long the full rate may take to come back before the drill goes on without it.
@@ -146,6 +146,9 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
     let (ingest, pipelines, gateways) = drill.roles;
     plan = plan.count(Role::Ingest, ingest).count(Role::Pipeline, pipelines).count(Role::Gateway, gateways);
     (plan.kafka, plan.cassandra) = drill.servers;
+    if plan.cassandra > 1 {
+        plan.sync = "periodic";
+    }
     plan.proxied = true;
     plan.set = SETTINGS.iter().map(|set| (*set).to_owned()).chain(drill.set.iter().cloned()).collect();
     let mut cluster = Cluster::start(plan).await?;

@@ -90,6 +90,7 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<()> {
     let folder = std::path::absolute(stage.folder(NAME)?)?;
     let mut plan = Plan::small(std::env::current_exe()?, stage.bench.stack.clone(), folder);
     plan.long = true;
+    plan.sync = "periodic";
     plan.set = [lift::QUOTAS, lift::LANES, lift::SOCKETS].concat().iter().map(|s| (*s).to_owned()).collect();
     plan.set.push("limits.store.partitions=6".to_owned());
     plan.set.extend(stage.bench.set.iter().cloned());
