@@ -5,9 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use schemas::{
     Inbox, Millis, Position,
     port::{Missed, Whose},
+    vital,
 };
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
@@ -36,15 +38,14 @@ const AT_ONCE: usize = 64;
 
 /// Starts the keeper's tasks; dropping them ends them.
 pub(crate) fn start(gateway: &Arc<Gateway>) -> Vec<AbortOnDropHandle<()>> {
-    let spawn = |task| AbortOnDropHandle::new(tokio::spawn(task));
     let signs = Arc::new(Signs::default());
-    let tasks: [std::pin::Pin<Box<dyn Future<Output = ()> + Send>>; 4] = [
-        Box::pin(wake(Arc::downgrade(gateway), signs.clone())),
-        Box::pin(forget(Arc::downgrade(gateway))),
-        Box::pin(stay(Arc::downgrade(gateway), signs.clone())),
-        Box::pin(compare(Arc::downgrade(gateway), signs)),
+    let tasks: [(&'static str, BoxFuture<'static, ()>); 4] = [
+        ("the keeper that wakes sessions", Box::pin(wake(Arc::downgrade(gateway), signs.clone()))),
+        ("the keeper that forgets sessions", Box::pin(forget(Arc::downgrade(gateway)))),
+        ("the keeper of presence", Box::pin(stay(Arc::downgrade(gateway), signs.clone()))),
+        ("the keeper that compares inboxes", Box::pin(compare(Arc::downgrade(gateway), signs))),
     ];
-    tasks.into_iter().map(spawn).collect()
+    tasks.into_iter().map(|(what, task)| AbortOnDropHandle::new(tokio::spawn(vital::task(what, task)))).collect()
 }
 
 /// What the keeper's tasks tell each other.
@@ -317,4 +318,31 @@ async fn tell_tails(gateway: &Gateway, handles: &[Arc<Handle>], whose: &Whose) -
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Parts, testing::House};
+
+    /// Whoever asks for the time panics.
+    struct Broken;
+
+    impl schemas::Clock for Broken {
+        fn wall(&self) -> schemas::Timestamp {
+            panic!("as asked")
+        }
+        fn mono(&self) -> Millis {
+            panic!("as asked")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_panics_is_told_of() {
+        let house = House::open(schemas::Limits::default()).await;
+        let gateway = Gateway::reads(Parts { clock: Arc::new(Broken), ..house.gateway.parts.clone() });
+        let _keeping = start(&gateway);
+        let lost = tokio::time::timeout(Duration::from_secs(10), vital::lost()).await;
+        assert!(lost.is_ok_and(|what| what.contains("keeper")));
+    }
 }

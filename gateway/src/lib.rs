@@ -36,6 +36,7 @@ use parking_lot::Mutex;
 use schemas::{
     Clock, Inbox, Limits, Millis, NodeId, Partition, Party, SessionId, UserId,
     port::{Backplane, Conversations, Dispatch, History, Log, NodeLoad, PortResult, Presence},
+    vital,
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
@@ -136,7 +137,8 @@ impl Gateway {
         let registry = Arc::new(Registry::new(&parts.limits.socket, parts.door.clone()));
         let (herald, news) = Herald::new(parts.limits.chat.comings);
         let gather = Arc::new(Gather::new(&parts.limits));
-        let gathering = tokio::spawn(gather.clone().run(parts.log.clone(), parts.history.clone()));
+        let gathering = gather.clone().run(parts.log.clone(), parts.history.clone());
+        let gathering = tokio::spawn(vital::task("the gathering of facts and cursors", gathering));
         let gateway = Arc::new(Self {
             partitions: parts.log.partitions(),
             registry,
@@ -153,7 +155,8 @@ impl Gateway {
             holds_sockets,
             parts,
         });
-        let telling = tokio::spawn(people::tell(Arc::downgrade(&gateway), news));
+        let telling = people::tell(Arc::downgrade(&gateway), news);
+        let telling = tokio::spawn(vital::task("telling who came and went", telling));
         gateway.tasks.lock().push(AbortOnDropHandle::new(telling));
         gateway
     }

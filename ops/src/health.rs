@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use schemas::{
     Clock, MessageId, Timestamp,
     port::{History, Log, PortError, PortResult, Presence},
+    vital,
 };
 use serde::Serialize;
 use tokio::sync::watch;
@@ -130,7 +131,7 @@ impl Health {
         let draining = parts.draining.clone();
         let mut asker = Asker { parts, since: BTreeMap::new(), round: 0, clocks: None };
         let (tell, asked) = watch::channel(asker.ask().await);
-        let asking = tokio::spawn(async move {
+        let asking = tokio::spawn(vital::task("asking how dependencies do", async move {
             let mut ticks = tokio::time::interval(EVERY);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             ticks.tick().await;
@@ -138,7 +139,7 @@ impl Health {
                 ticks.tick().await;
                 tell.send_replace(asker.ask().await);
             }
-        });
+        }));
         let (began, _asking) = (clock.wall(), AbortOnDropHandle::new(asking));
         Self(Arc::new(Inner { role, asked, folder, pipeline, draining, clock, began, _asking }))
     }

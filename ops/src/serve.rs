@@ -18,6 +18,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use schemas::vital;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -72,7 +73,8 @@ impl Serving {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let tracker = TaskTracker::new();
-        tracker.spawn(accept(listener, routes, bounds, stop.clone(), tracker.clone()));
+        let accepting = accept(listener, routes, bounds, stop.clone(), tracker.clone());
+        tracker.spawn(vital::task("a listener", accepting));
         Ok(Self { stop, tracker, address })
     }
 

@@ -24,6 +24,7 @@ pub mod tier;
 pub mod time;
 pub mod topic;
 pub mod view;
+pub mod vital;
 
 pub use conversation::{ChatCommand, Conversation};
 pub use cursor::Cursor;

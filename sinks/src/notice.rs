@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, process::Stdio, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use schemas::{Clock, MessageId, Reason, Tenant, Timestamp, limits::SinkLimits, port::Dead};
+use schemas::{Clock, MessageId, Reason, Tenant, Timestamp, limits::SinkLimits, port::Dead, vital};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
 
@@ -142,7 +142,7 @@ impl Bell {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         waiting.ringing = true;
         drop(waiting);
-        runtime.spawn(Arc::clone(self).tell_all());
+        runtime.spawn(vital::task("telling of dead letters", Arc::clone(self).tell_all()));
     }
 
     /// Tells until nothing waits. One at a time for each target: `ringing` says that one is at it.

@@ -5,7 +5,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use schemas::{NodeId, port::Backplane};
+use schemas::{NodeId, port::Backplane, vital};
 
 /// How long what is owed to a node is gathered, ms.
 const GATHER: Duration = Duration::from_millis(1_000);
@@ -24,7 +24,7 @@ impl Owed {
     /// It did not answer for something that is in its users' inboxes. Told once for all that comes within a moment.
     pub(crate) fn to(self: &Arc<Self>, node: &NodeId) {
         if self.nodes.lock().insert(node.clone()) {
-            tokio::spawn(self.clone().tell(node.clone()));
+            tokio::spawn(vital::task("telling a node what it is owed", self.clone().tell(node.clone())));
         }
     }
 

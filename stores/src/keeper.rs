@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schemas::Clock;
+use schemas::{Clock, vital};
 use tokio::sync::watch;
 
 use crate::log::EmbeddedLog;
@@ -20,7 +20,7 @@ impl Keeper {
     pub(crate) fn start(log: EmbeddedLog, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let run = move || runtime.block_on(keep(log, clock, stopped));
+        let run = move || runtime.block_on(vital::task("the log's keeper", keep(log, clock, stopped)));
         std::thread::Builder::new().name("esh3ar-keeper".into()).spawn(run)?;
         Ok(Self { stop })
     }

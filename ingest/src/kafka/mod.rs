@@ -17,6 +17,7 @@ use std::{
 use schemas::{
     Code, Millis, Problem, Sender,
     port::{Arrival, Fetch, Ingress, Raw},
+    vital,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +73,7 @@ pub fn open(door: Arc<Door>, ingress: Box<dyn Ingress>) -> Running {
         callers: HashMap::new(),
         committed_at: Millis::default(),
     };
-    Running { stop, task: tokio::spawn(run.run()) }
+    Running { stop, task: tokio::spawn(vital::task("the door to topics", run.run())) }
 }
 
 /// A topic's name.

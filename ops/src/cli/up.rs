@@ -102,6 +102,11 @@ pub(super) async fn run(role: Role, args: UpArgs, json: bool) -> Result<(), Fail
                 tracing::warn!("ended before everything was finished: the rest is done after the next start, or elsewhere");
             }
         }
+        // What is waited for may have been its to finish.
+        failure = compose::Service::lost() => {
+            tracing::error!("{failure}");
+            return Err(failure);
+        }
         () = signals.next() => tracing::warn!("ended at once by a second signal: the rest is done after the next start"),
     }
     Ok(())

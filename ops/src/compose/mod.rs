@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use schemas::{
     Clock, Limits, NodeId, Tenant,
     port::{Conversations, Dispatch},
+    vital,
 };
 use tokio::{net::TcpListener, sync::watch};
 
@@ -175,7 +176,8 @@ pub async fn start(role: Role, config: Config, metrics: PrometheusHandle) -> Res
         stores: stores.clone(),
         metrics: metrics.clone(),
     };
-    let gauges = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(gauges::keep(gauges)));
+    let gauges =
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(vital::task("the gauges", gauges::keep(gauges))));
     let routes = health.routes(metrics);
     let operators = Tenant::parse(&config.operators).map_err(|why| Failure::usage(format!("`operators`: {why}")))?;
     let asked = admin::routes(admin::Parts {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use schemas::vital;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -64,9 +65,16 @@ impl Service {
                 "the store takes no more writes ({}): nothing accepted is lost; look at why and start again",
                 why.as_deref().unwrap_or("no reason told")
             ),
+            failure = Self::lost() => return Err(failure),
             Some(why) = pipeline => format!("the dataflow has ended ({why}): nothing accepted is lost; start again"),
         };
         Err(Failure::failed(failure))
+    }
+
+    /// Waits until a part is lost without which the process would do half of what it is there for ([`vital`]).
+    pub async fn lost() -> Failure {
+        let what = vital::lost().await;
+        Failure::failed(format!("{what} cannot go on, and the log has why: nothing accepted is lost; start again"))
     }
 
     /// Takes the process apart: no new work, sockets told to come back, what is in flight finished, the stores closed. Says
@@ -101,7 +109,8 @@ impl Service {
         clean
     }
 
-    /// Ends because the store or the dataflow cannot go on: waiting for work would gain nothing, but whoever asked is told.
+    /// Ends because the store, the dataflow or another vital part cannot go on: waiting for work would gain nothing, but
+    /// whoever asked is told.
     pub async fn abandon(self) {
         folder::remove_endpoint(&self.config.data, self.role);
         drop((self.gauges, self.health));

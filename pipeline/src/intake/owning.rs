@@ -20,6 +20,7 @@ use futures::{
 use schemas::{
     Epoch, Millis, Offset, Partition, Priority, Topic, TopicPartition,
     port::{Consumer, PortError, PortResult},
+    vital,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -229,7 +230,8 @@ impl Intake {
         tracing::info!(partitions = ?numbers(&partitions), "partitions taken over");
         // What the owner before still owed to nodes may have died with it.
         let dispatch = self.parts.dispatch.clone();
-        tokio::spawn(async move { dispatch.taken_over(&partitions).await });
+        let telling = async move { dispatch.taken_over(&partitions).await };
+        tokio::spawn(vital::task("telling nodes of a new owner", telling));
         let (settler, mine) = (self.settler.clone(), told.clone());
         self.tell_settler(async move {
             settler.assign(mine).await;

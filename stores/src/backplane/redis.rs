@@ -25,6 +25,7 @@ use schemas::{
     limits::RedisLimits,
     port::{Backplane, Hint, Landing, Missed, Node, PortError, PortResult, Signal, Whose},
     view::StatusChange,
+    vital,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -84,9 +85,10 @@ impl RedisBackplane {
             deadline_ms,
             redis: redis.clone(),
         });
-        tokio::spawn(listen(Arc::downgrade(&inner), heard));
-        tokio::spawn(send_again(Arc::downgrade(&inner)));
-        tokio::spawn(tell_all(Arc::downgrade(&inner), redis.returns()));
+        tokio::spawn(vital::task("the backplane's listener", listen(Arc::downgrade(&inner), heard)));
+        let (again, all) = (send_again(Arc::downgrade(&inner)), tell_all(Arc::downgrade(&inner), redis.returns()));
+        tokio::spawn(vital::task("the backplane's second sending", again));
+        tokio::spawn(vital::task("telling nodes to compare", all));
         let within = Duration::from_millis(limits.command_ms);
         let (answers, all) = (inner.answers(inner.me), inner.all());
         tokio::join!(inner.ears.add(&answers, within), inner.ears.add(&all, within));
@@ -238,7 +240,8 @@ impl Inner {
             outbox::Put::Full => false,
             outbox::Put::Waits => true,
             outbox::Put::Begin => {
-                tokio::spawn(send(self.clone(), channel.to_owned()));
+                // Others leave the sending to it until it ends.
+                tokio::spawn(vital::task("the backplane's sending", send(self.clone(), channel.to_owned())));
                 true
             }
         }

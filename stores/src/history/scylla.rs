@@ -43,6 +43,7 @@ use schemas::{
     Clock,
     limits::StoreLimits,
     port::{PortError, PortResult},
+    vital,
 };
 use tokio::sync::watch;
 
@@ -72,7 +73,7 @@ impl ScyllaHistory {
         let shared = Arc::new(Shared::new(cql, clock, limits, ttl));
         let moves = Arc::new(Moves::new(Arc::clone(&shared)));
         let recorder = Recorder::start(Arc::clone(&shared));
-        tokio::spawn(keep(Arc::downgrade(&shared)));
+        tokio::spawn(vital::task("the history's keeper", keep(Arc::downgrade(&shared))));
         Ok(Arc::new(Self { shared, recorder, moves, burying: tokio::sync::Mutex::default() }))
     }
 

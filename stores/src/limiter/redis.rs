@@ -14,7 +14,10 @@ use std::{
 use ::redis::Script;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use schemas::port::{Granted, Limiter, PortResult, Quota, Standing};
+use schemas::{
+    port::{Granted, Limiter, PortResult, Quota, Standing},
+    vital,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -95,8 +98,8 @@ impl RedisLimiter {
             redis,
         });
         let (needs, asked) = mpsc::channel(CALLERS);
-        tokio::spawn(lend(shared.clone(), asked));
-        tokio::spawn(be_here(Arc::downgrade(&shared)));
+        tokio::spawn(vital::task("the lease of quotas", lend(shared.clone(), asked)));
+        tokio::spawn(vital::task("the count of doors", be_here(Arc::downgrade(&shared))));
         Arc::new(Self { shared, needs })
     }
 

@@ -43,6 +43,7 @@ use schemas::{
     Clock, Millis, Offset, Topic, TopicPartition,
     limits::StoreLimits,
     port::{Append, Consumer, Durability, Fetch, Group, Log, PortError, PortResult, Record},
+    vital,
 };
 
 use self::{ask::Asker, produce::Producer, read::Readers, settings::Settings};
@@ -112,7 +113,7 @@ impl KafkaLog {
             settings,
         };
         let log = Arc::new(log);
-        tokio::spawn(watch(Arc::downgrade(&log)));
+        tokio::spawn(vital::task("the watch over what retention removes", watch(Arc::downgrade(&log))));
         Ok(log)
     }
 

@@ -12,6 +12,7 @@ use std::{
 
 use ::redis::{PushInfo, PushKind, RedisResult, aio::SendError};
 use bytes::Bytes;
+use schemas::vital;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Inner, Link, Redis, bytes, chance};
@@ -80,7 +81,7 @@ impl Ears {
     pub(crate) fn open(redis: &Redis, out: mpsc::Sender<Heard>) -> Self {
         let (wanted, wants) = watch::channel(BTreeSet::new());
         let (hearing, heard_on) = watch::channel(BTreeSet::new());
-        tokio::spawn(run(redis.0.clone(), wants, hearing, out));
+        tokio::spawn(vital::task("what listens to Redis", run(redis.0.clone(), wants, hearing, out)));
         Self { wanted, heard_on }
     }
 

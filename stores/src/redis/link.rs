@@ -12,6 +12,7 @@ use ::redis::{
     cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo},
     from_redis_value,
 };
+use schemas::vital;
 
 use super::{Inner, address::Target, chance};
 
@@ -149,7 +150,7 @@ pub(super) fn is_broken(why: &RedisError) -> bool {
 
 /// Makes a new connection whenever the old one was given up, as long as anybody holds the handle.
 pub(super) fn keep(inner: &Arc<Inner>) {
-    tokio::spawn(run(Arc::downgrade(inner)));
+    tokio::spawn(vital::task("what connects to Redis", run(Arc::downgrade(inner))));
 }
 
 async fn run(weak: Weak<Inner>) {

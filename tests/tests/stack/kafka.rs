@@ -1,5 +1,6 @@
 //! The log on Kafka.
 
+mod anew;
 mod broker;
 mod group;
 mod refusals;

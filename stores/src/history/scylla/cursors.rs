@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use schemas::{
     Cursor, DeviceId, Partition, Position, UserId,
     port::{Cursors, PortResult},
+    vital,
 };
 use scylla::value::CqlValue::{BigInt, Int, Text};
 
@@ -92,14 +93,15 @@ impl Moves {
             return;
         }
         let moves: Weak<Self> = Arc::downgrade(self);
-        tokio::spawn(async move {
+        // What made it panic would wait for the next flush too: no cursor would be kept any more.
+        tokio::spawn(vital::task("the writing of cursors", async move {
             tokio::time::sleep(LINGER).await;
             let Some(moves) = moves.upgrade() else { return };
             if let Err(why) = moves.flush().await {
                 // They still wait in memory and go with the next move.
                 tracing::warn!(%why, "cursor moves could not be written yet");
             }
-        });
+        }));
     }
 }
 

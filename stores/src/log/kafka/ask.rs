@@ -19,6 +19,7 @@ use rdkafka::{
 use schemas::{
     Clock, Offset, TopicPartition,
     port::{Group, PortError, PortResult},
+    vital,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -60,7 +61,7 @@ impl Asker {
         let client =
             BaseConsumer::from_config_and_context(&config, Ear::default()).map_err(|e| wrong(e.to_string()))?;
         let mut answers = Answers { client, groups: HashMap::new(), settings: settings.clone(), clock };
-        let run = move || answers.run(waiting);
+        let run = move || vital::thread(name, || answers.run(waiting));
         thread::Builder::new().name(name.into()).spawn(run).map_err(|e| wrong(e.to_string()))?;
         Ok(Self { questions, settings })
     }

@@ -24,6 +24,7 @@ use schemas::{
     Clock, Millis, Partition, Topic, TopicPartition,
     limits::StoreLimits,
     port::{Group, PortError, PortResult},
+    vital,
 };
 use tokio::sync::{Notify, watch};
 
@@ -42,6 +43,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOOK_CLOSELY: Duration = Duration::from_millis(5);
 /// Before a member that died is replaced.
 const AGAIN: Duration = Duration::from_secs(1);
+/// What a member is called where it cannot go on.
+const MEMBER: &str = "a member of a Kafka group";
 /// How long one question where to begin may take; then it is looked whether it is still wanted, and asked again.
 const QUESTION: Duration = Duration::from_secs(1);
 
@@ -196,7 +199,7 @@ pub(crate) fn join(
         clock,
     };
     let client = keeper.client().map_err(|why| PortError::Unavailable(format!("the group cannot be joined: {why}")))?;
-    let run = move || keeper.run(client);
+    let run = move || vital::thread(MEMBER, || keeper.run(client));
     let spawned = thread::Builder::new().name("kafka-member".into()).spawn(run);
     spawned.map_err(|error| PortError::Unavailable(format!("no thread to join with: {error}")))?;
     Ok(Member::new(shared, settings, layout, topics))
@@ -251,12 +254,17 @@ impl Keeper {
         loop {
             let wait = if self.asked.is_some() || self.given.is_some() { LOOK_CLOSELY } else { LOOK };
             match client.consumer.poll(wait) {
-                // All partitions have queues of their own before anything is fetched of them; one has none that is not of the
-                // layout, or that librdkafka made anew because its topic was not there for a moment.
+                // All partitions have queues of their own before anything is fetched of them, so what comes here is passed over. One
+                // of the layout that has none any more, as librdkafka made it anew, would never be read: another process can.
+                Some(Ok(message)) if self.is_of_layout(message.topic(), message.partition()) => {
+                    let (topic, partition) = (message.topic(), message.partition());
+                    tracing::error!(topic, partition, "a partition of this process is read by nobody");
+                    vital::end(MEMBER);
+                }
                 Some(Ok(message)) if !is_told => {
                     is_told = true;
                     let (topic, partition) = (message.topic(), message.partition());
-                    tracing::error!(topic, partition, "a partition is read by nobody: start this process again");
+                    tracing::error!(topic, partition, "a partition too many is read by nobody: `esh3ar topics check`");
                 }
                 Some(Ok(_)) | None => {}
                 Some(Err(error)) => {
@@ -280,6 +288,13 @@ impl Keeper {
                 return;
             }
         }
+    }
+
+    /// Whether somebody here reads this partition when the group gives it.
+    fn is_of_layout(&self, topic: &str, partition: i32) -> bool {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(topic, partition);
+        !self.places(&list).is_empty()
     }
 
     /// The index, the topic's bit and the partition of each of a list.

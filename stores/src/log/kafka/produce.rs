@@ -23,6 +23,7 @@ use schemas::{
     Clock, Offset,
     limits::StoreLimits,
     port::{Append, PortError, PortResult},
+    vital,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -61,11 +62,12 @@ impl Line {
             BaseProducer::from_config_and_context(&config, Answers::new(clock)).map_err(|e| e.to_string())?;
         let (producer, ended) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
         let (polled, end) = (producer.clone(), ended.clone());
-        let answers = move || {
+        let answer = move || {
             while !end.load(Ordering::Acquire) {
                 polled.poll(LOOK);
             }
         };
+        let answers = move || vital::thread("what takes Kafka's answers", answer);
         thread::Builder::new().name("kafka-answers".into()).spawn(answers).map_err(|e| e.to_string())?;
         Ok(Self { producer, ended })
     }

@@ -25,6 +25,7 @@ use schemas::{
     Clock, Millis, TopicPartition,
     limits::StoreLimits,
     port::{Fetch, Group, PortError, PortResult, Record},
+    vital,
 };
 use tokio::sync::oneshot;
 
@@ -125,7 +126,8 @@ impl Readers {
             end: 0,
         };
         let served = count.clone();
-        let spawned = thread::Builder::new().name("kafka-read".into()).spawn(move || reader.run(&waiting, &served));
+        let run = move || vital::thread("a reader of Kafka", || reader.run(&waiting, &served));
+        let spawned = thread::Builder::new().name("kafka-read".into()).spawn(run);
         spawned.map_err(|error| PortError::Unavailable(format!("no thread to read with: {error}")))?;
         Ok(Desk { jobs, waiting: count, next: Mutex::new(None) })
     }
