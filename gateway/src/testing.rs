@@ -17,9 +17,9 @@ use schemas::{
     codec,
     port::{
         Append, Backplane, Broadcast, BroadcastState, Broadcasts, Buried, Consumer, Cursors, Dead, DeadLetters, Due,
-        Durability, Entry, Facts, Fetch, Filter, Group, Hint, Inboxes, Known, Landing, Log, Missed, Node, NodeLoad,
-        Order, Page, Place, Placed, PortError, PortResult, Presence, Record, Schedule, Settled, Span, Tail, Taken,
-        Unread, Whose,
+        Durability, Entry, Expanding, Facts, Fetch, Filter, Group, Hint, Inboxes, Known, Landing, Log, Missed, Node,
+        NodeLoad, Order, Page, Place, Placed, PortError, PortResult, Presence, Record, Schedule, Settled, Span, Tail,
+        Taken, Unread, Whose,
     },
     view::StatusChange,
 };
@@ -307,8 +307,8 @@ impl Broadcasts for World {
     async fn broadcast(&self, _: schemas::BroadcastId) -> PortResult<Option<Broadcast>> {
         rejected()
     }
-    async fn running(&self) -> PortResult<Vec<Broadcast>> {
-        Ok(Vec::new())
+    async fn running(&self) -> PortResult<Expanding> {
+        Ok(Expanding::default())
     }
     async fn recipients(&self, _: schemas::BroadcastId, _: u64, _: usize) -> PortResult<Vec<Phone>> {
         rejected()

@@ -31,6 +31,11 @@ use crate::{
 /// Keyed broadcasts are named under this namespace (UUIDv5 of tenant and key).
 const NAMESPACE: Uuid = Uuid::from_u128(0x93d4_1e0b_6a5f_5c57_8f0c_2b7a_51d9_e6c3);
 
+/// The quota of broadcasts that are not done: a number, not a rate.
+const RUNNING: &str = "broadcasts-running";
+/// When to ask again where too many run, ms: as often as the expander looks which have ended.
+const AFTER_RUNNING_MS: u64 = 5_000;
+
 impl Door {
     fn broadcast_id(tenant: &Tenant, key: Option<&str>, now: Timestamp) -> BroadcastId {
         match key {
@@ -131,7 +136,10 @@ async fn answer(door: &Arc<Door>, ready: Ready) -> Result<Response, Refusal> {
     let kept = match (known, dry_run) {
         (Some(known), _) => known,
         (None, true) => broadcast.clone(),
-        (None, false) => door.parts.history.begin(&broadcast, &phones).await?,
+        (None, false) => {
+            room_for(door, &broadcast.asked.tenant)?;
+            door.parts.history.begin(&broadcast, &phones).await?
+        }
     };
     // Also where two came at once: what `begin` found first is what the key names.
     if kept.asked.fingerprint != broadcast.asked.fingerprint {
@@ -139,8 +147,11 @@ async fn answer(door: &Arc<Door>, ready: Ready) -> Result<Response, Refusal> {
     }
     if !dry_run && !replayed {
         metrics::counter!("esh3ar_broadcasts_total", "tenant" => kept.asked.tenant.to_string()).increment(1);
-        door.begun.lock().push(kept.id);
-        door.broadcast_begun.notify_one();
+        // A door that does not expand looks at none, so it would never see one end.
+        if door.parts.expands {
+            door.begun.add(kept.id, kept.asked.tenant.clone());
+            door.broadcast_begun.notify_one();
+        }
     }
     let receipt = Receipt {
         id: kept.id,
@@ -159,6 +170,16 @@ async fn answer(door: &Arc<Door>, ready: Ready) -> Result<Response, Refusal> {
         response.headers_mut().insert(name, HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// Whether one more of a tenant may run. Asked before it is stored: what was accepted is never refused.
+fn room_for(door: &Door, tenant: &Tenant) -> Result<(), Problem> {
+    let max = door.parts.limits.door.broadcasts_running;
+    if door.begun.running(tenant) < max {
+        return Ok(());
+    }
+    let detail = format!("the quota `{RUNNING}` is used up: {max} broadcasts that are not done");
+    Err(Problem::new(Code::QuotaExceeded, detail).at(RUNNING).retry_after_ms(AFTER_RUNNING_MS))
 }
 
 /// A request being checked.

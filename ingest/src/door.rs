@@ -18,11 +18,10 @@ use axum::{
 };
 use futures::future::{BoxFuture, FutureExt as _};
 use http::StatusCode;
-use parking_lot::Mutex;
 use schemas::{
-    BroadcastId, Clock, Code, Draft, Limits, MessageId, Priority, Problem, Timestamp,
+    Clock, Code, Draft, Limits, MessageId, Priority, Problem, Timestamp,
     port::{Append, Durability, History, Limiter, Log, PortError},
-    record,
+    record, vital,
 };
 use serde::Serialize;
 use tokio::sync::{Notify, Semaphore};
@@ -31,7 +30,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::{self, Admitted, Desk},
     auth::{Auth, Caller},
-    batch, broadcast,
+    batch,
+    begun::Begun,
+    broadcast,
     chat::{self, awaited::Awaited},
     expander,
     http::Authed,
@@ -76,8 +77,8 @@ pub struct Door {
     pub(crate) asked: Arc<Notify>,
     /// Told when there is a broadcast to expand.
     pub(crate) broadcast_begun: Arc<Notify>,
-    /// Those that were begun here and not looked at since.
-    pub(crate) begun: Mutex<Vec<BroadcastId>>,
+    /// What is known here of those that run.
+    pub(crate) begun: Begun,
     /// Batches that may still be begun.
     pub(crate) batching: Arc<Semaphore>,
     /// Broadcast requests that may still be read into memory.
@@ -160,7 +161,7 @@ impl Door {
             awaited: Arc::new(Awaited::new()),
             asked: Arc::new(Notify::new()),
             broadcast_begun: Arc::new(Notify::new()),
-            begun: Mutex::default(),
+            begun: Begun::default(),
             batching: Arc::new(Semaphore::new(limits.batches_at_once)),
             broadcasting: Semaphore::new(limits.broadcasts_at_once),
             in_work: AtomicUsize::new(0),
@@ -170,14 +171,15 @@ impl Door {
             tasks: TaskTracker::new(),
             parts,
         });
-        let Parts { log, limits, .. } = door.parts.clone();
+        let Parts { log, history, limits, .. } = door.parts.clone();
         let every_ms = limits.door.lane_poll_ms;
-        door.tasks.spawn(lanes::watch(log, door.lanes.clone(), every_ms, door.asked.clone(), door.stop.clone()));
-        let history = door.parts.history.clone();
-        door.tasks.spawn(door.awaited.clone().run(history, door.stop.clone()));
+        let watching = lanes::watch(log, door.lanes.clone(), every_ms, door.asked.clone(), door.stop.clone());
+        door.tasks.spawn(vital::task("the watch over the lanes", watching));
+        door.tasks.spawn(vital::task("looking for what waits", door.awaited.clone().run(history, door.stop.clone())));
         if door.parts.expands {
-            let turns = Turns::new(door.parts.take_over_ms);
-            door.tasks.spawn(expander::run(Arc::downgrade(&door), turns, door.stop.clone()));
+            let expanding =
+                expander::run(Arc::downgrade(&door), Turns::new(door.parts.take_over_ms), door.stop.clone());
+            door.tasks.spawn(vital::task("the expander of broadcasts", expanding));
         }
         door
     }

@@ -5,10 +5,11 @@
 //! process expands which broadcast is said by [`crate::turns`].
 //!
 //! What was accepted is carried out: it was held to the limits then, and is not held to those of today. Only its sender
-//! cancels it. One that this process cannot read, or that errs, stands until it can go on, and holds up no other.
+//! cancels it. One that this process cannot read, or that errs, stands until it can go on, and holds up no other: how long it
+//! waits is said by [`crate::faults`].
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -17,22 +18,23 @@ use schemas::{
     BroadcastId, Draft, Millis, Phone, Priority, Problem, UserId,
     draft::{Admission, Shared},
     limits::MessageLimits,
-    port::{Broadcast, BroadcastState, PortError, PortResult},
+    port::{Broadcast, BroadcastState, Expanding, PortError, PortResult},
     record,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{door::Door, text, turns::Turns};
+use crate::{door::Door, faults::Faults, text, turns::Turns};
 
 /// Recipients appended at once: what one commit group holds well.
 const CHUNK: u64 = 500;
 /// How often stored broadcasts are looked for without being told: those that another process took in.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long to wait after a fault of the log or of history.
+/// How long to wait where history does not say which broadcasts there are.
 const AFTER_FAULT: Duration = Duration::from_secs(1);
-/// How often a broadcast that cannot be read here is told of, ms: it may stay so until all processes are newer ones.
-const TELL_EVERY_MS: u64 = 10 * 60_000;
+/// What is told of a broadcast whose header cannot be read, and what to do.
+const UNREAD: &str = "a running broadcast cannot be read and waits, the others go on; it goes on by itself once it can be: \
+    bring its store back, or run the newest release here; a damaged row comes back from a backup alone";
 /// Refuse nothing: what is stored was held to the limits of its acceptance, and they may have been lowered since.
 const UNBOUNDED: MessageLimits = MessageLimits {
     content_chars: usize::MAX,
@@ -45,20 +47,21 @@ const UNBOUNDED: MessageLimits = MessageLimits {
 
 /// Expands until told to stop. Holds the door only while it works, so that it does not keep it.
 pub(crate) async fn run(door: Weak<Door>, mut turns: Turns, stop: CancellationToken) {
-    let mut told = Told::default();
+    let mut faults = Faults::default();
     loop {
         let Some(now) = door.upgrade() else { return };
-        let (asked, begun) = (now.asked.clone(), now.broadcast_begun.clone());
+        let (asked, begun, at) = (now.asked.clone(), now.broadcast_begun.clone(), now.parts.clock.mono());
         let step = tokio::select! {
             () = stop.cancelled() => return,
-            step = step(&now, &mut turns, &mut told) => step,
+            step = step(&now, &mut turns, &mut faults, at) => step,
         };
         drop(now);
+        let look = faults.next_ms(at).map_or(LOOK_EVERY, |ms| LOOK_EVERY.min(Duration::from_millis(ms)));
         let pause = async {
             match step {
                 Ok(Step::Went) => {}
-                Ok(Step::NoRoom) => wait(&asked, LOOK_EVERY).await,
-                Ok(Step::Nothing) => wait(&begun, LOOK_EVERY).await,
+                Ok(Step::NoRoom) => wait(&asked, look).await,
+                Ok(Step::Nothing) => wait(&begun, look).await,
                 Err(why) => {
                     tracing::warn!(%why, "broadcasts cannot be expanded now");
                     tokio::time::sleep(AFTER_FAULT).await;
@@ -82,7 +85,7 @@ enum Step {
     Went,
     /// There are broadcasts and their lanes have no room.
     NoRoom,
-    /// There are no broadcasts that are this process's and that it can read.
+    /// There are no broadcasts that are this process's and that it can go on with.
     Nothing,
 }
 
@@ -96,41 +99,23 @@ enum Chunk {
     Unreadable(String),
 }
 
-/// When it was last told that a broadcast cannot be read here.
-#[derive(Default)]
-struct Told(HashMap<BroadcastId, Millis>);
-
-impl Told {
-    /// Whether it is to be told now, which then counts as told.
-    fn is_due(&mut self, id: BroadcastId, now: Millis) -> bool {
-        let due = self.0.get(&id).is_none_or(|at| now.since(*at) >= TELL_EVERY_MS);
-        if due {
-            self.0.insert(id, now);
-        }
-        due
-    }
-
-    /// Forgets those that run no more.
-    fn keep(&mut self, running: impl Fn(BroadcastId) -> bool) {
-        self.0.retain(|id, _| running(*id));
-    }
-}
-
 /// A chunk of every running broadcast whose turn is here and whose lane has room: a short one is not kept waiting by a
-/// long one, and none by one that errs. Answers the first error once all had their chunk.
-async fn step(door: &Door, turns: &mut Turns, told: &mut Told) -> PortResult<Step> {
-    let begun = std::mem::take(&mut *door.begun.lock());
-    let running = match door.parts.history.running().await {
-        Ok(running) => running,
-        Err(why) => {
-            // They are still this process's to begin.
-            door.begun.lock().extend(begun);
-            return Err(why);
+/// long one, and none by one that errs, which is tried again after a while of its own. `at`: when the step begins.
+async fn step(door: &Door, turns: &mut Turns, faults: &mut Faults, at: Millis) -> PortResult<Step> {
+    let begun = door.begun.since();
+    let Expanding { running, unread } = door.parts.history.running().await?;
+    let unread_ids: HashSet<BroadcastId> = unread.iter().map(|(id, _)| *id).collect();
+    let mut stand: HashSet<BroadcastId> = running.iter().map(|broadcast| broadcast.id).collect();
+    stand.extend(&unread_ids);
+    door.begun.looked(&begun, &running, |id| unread_ids.contains(&id));
+    turns.keep(|id| stand.contains(&id));
+    faults.keep(|id| stand.contains(&id));
+    for (id, why) in unread {
+        if faults.is_due(id, at) {
+            tracing::error!(broadcast = %id, %why, "{UNREAD}");
         }
-    };
-    turns.keep(|id| running.iter().any(|broadcast| broadcast.id == id));
-    told.keep(|id| running.iter().any(|broadcast| broadcast.id == id));
-    let (mut step, mut fault) = (Step::Nothing, None);
+    }
+    let mut step = Step::Nothing;
     for broadcast in running {
         let (id, own) = (broadcast.id, begun.contains(&broadcast.id));
         if !turns.is_mine(id, broadcast.expanded, own, door.parts.clock.mono()) {
@@ -139,27 +124,43 @@ async fn step(door: &Door, turns: &mut Turns, told: &mut Told) -> PortResult<Ste
             }
             continue;
         }
-        match expand(door, &broadcast).await {
+        if faults.waits(id, at) {
+            continue;
+        }
+        let chunk = expand(door, &broadcast).await;
+        let now = door.parts.clock.mono();
+        match chunk {
             Ok(Chunk::Went(expanded, stopped)) => {
-                turns.went(id, expanded, door.parts.clock.mono());
+                turns.went(id, expanded, now);
                 step = Step::Went;
-                fault = fault.or(stopped);
+                match stopped {
+                    None => faults.went(id),
+                    Some(why) => erred(faults, &broadcast, expanded, &why, now),
+                }
             }
             Ok(Chunk::NoRoom) if !matches!(step, Step::Went) => step = Step::NoRoom,
             Ok(Chunk::NoRoom) => {}
             // Nothing is written of it, so that it stands still, and whoever can read it takes the turn.
             Ok(Chunk::Unreadable(why)) => {
-                if told.is_due(id, door.parts.clock.mono()) {
+                if faults.is_due(id, now) {
                     tracing::error!(broadcast = %id, %why, "a stored broadcast cannot be read here, and waits");
                 }
             }
-            Err(why) => {
-                tracing::debug!(broadcast = %id, %why, "a broadcast cannot go on now");
-                fault = fault.or(Some(why));
-            }
+            Err(why) => erred(faults, &broadcast, broadcast.expanded, &why, now),
         }
     }
-    fault.map_or(Ok(step), Err)
+    Ok(step)
+}
+
+/// It cannot go on now, having come so far: it waits, and no other with it.
+fn erred(faults: &mut Faults, broadcast: &Broadcast, expanded: u64, why: &PortError, now: Millis) {
+    let id = broadcast.id;
+    faults.erred(id, expanded > broadcast.expanded, now);
+    if faults.is_due(id, now) {
+        tracing::warn!(broadcast = %id, %why, "a broadcast cannot go on now, and is tried again less and less often");
+    } else {
+        tracing::debug!(broadcast = %id, %why, "a broadcast cannot go on now");
+    }
 }
 
 fn has_room(door: &Door, broadcast: &Broadcast) -> bool {
@@ -234,21 +235,4 @@ fn records(
         shared.for_recipient(&at, to).map(|message| record::accepted(&message, partitions))
     };
     phones.iter().map(append).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_cannot_be_read_is_told_once_in_a_while() {
-        let [one, other] = [1, 2].map(|n| BroadcastId(uuid::Uuid::from_u128(n)));
-        let mut told = Told::default();
-        assert!(told.is_due(one, Millis(5)));
-        assert!(!told.is_due(one, Millis(4 + TELL_EVERY_MS)));
-        assert!(told.is_due(other, Millis(6)), "each by itself");
-        assert!(told.is_due(one, Millis(5 + TELL_EVERY_MS)));
-        told.keep(|id| id == one);
-        assert_eq!(told.0.keys().collect::<Vec<_>>(), [&one]);
-    }
 }

@@ -10,10 +10,12 @@
 pub mod admission;
 pub mod auth;
 pub mod batch;
+mod begun;
 pub mod broadcast;
 pub mod chat;
 pub mod door;
 pub mod expander;
+mod faults;
 pub mod http;
 pub mod kafka;
 pub mod known;

@@ -224,8 +224,8 @@ impl Broadcasts for Yes {
     async fn broadcast(&self, _: BroadcastId) -> PortResult<Option<Broadcast>> {
         Ok(None)
     }
-    async fn running(&self) -> PortResult<Vec<Broadcast>> {
-        Ok(Vec::new())
+    async fn running(&self) -> PortResult<Expanding> {
+        Ok(Expanding::default())
     }
     async fn recipients(&self, _: BroadcastId, _: u64, _: usize) -> PortResult<Vec<Phone>> {
         Ok(Vec::new())

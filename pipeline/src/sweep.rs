@@ -144,10 +144,11 @@ fn is_over(placed: &Placed) -> bool {
     state.is_done(state.round()) && (state.reason() == Some(Reason::Cancelled) || stands)
 }
 
-/// The fact that ends a message which its recipient never got; none if that is settled.
+/// The fact that ends a message which its recipient never got; none if its present round has ended. One that was requeued
+/// stays Failed as it waits, and its new round ends here all the same.
 fn expired(placed: &Placed, now: Timestamp) -> Option<Fact> {
     let (state, what) = (&placed.state, What::Failed(Reason::Expired));
-    (!state.status().is_settled()).then(|| fact_of(placed, now, state.round(), state.attempt(), what))
+    (!state.is_done(state.round())).then(|| fact_of(placed, now, state.round(), state.attempt(), what))
 }
 
 /// See the module.

@@ -82,7 +82,9 @@ limits! {
         quota_holders: u64 = 100_000,
         /// Broadcasts a minute of one tenant: a quota of their own (rule 13).
         broadcasts_per_minute: u32 = 60,
-        /// Broadcasts of one tenant that are accepted and not done, as this door last saw them; one more is refused. Each process that expands holds the content of all, up to 60 KiB each.
+        /// Broadcasts of one tenant that are accepted and not done; one more is refused. A door counts those that it last saw
+        /// running and those that it took in since, so that several doors may let a few more pass. Each process that expands
+        /// holds the content of all, up to 60 KiB each.
         broadcasts_running: usize = 100,
         /// Broadcast requests read at once: each may hold `broadcast_bytes`.
         broadcasts_at_once: usize = 4,

@@ -10,6 +10,7 @@ use schemas::{
 use uuid::Uuid;
 
 use super::*;
+use crate::faults::LONGEST_WAIT_MS;
 
 const STORED: &str = r#"{"to":"","content":"news"}"#;
 
@@ -59,6 +60,15 @@ fn history_of(stored: impl IntoIterator<Item = (Broadcast, Vec<Phone>)>) -> Arc<
     let history = Arc::new(FakeHistory::default());
     history.broadcasts.lock().extend(stored.into_iter().map(|row| (row.0.id, row)));
     history
+}
+
+/// Lets so long pass, and the expander look.
+async fn pass(house: &House, ms: u64) {
+    house.clock.pass(ms);
+    house.door.broadcast_begun.notify_one();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn path(id: BroadcastId) -> String {
@@ -179,6 +189,10 @@ async fn an_expansion_that_starts_again_repeats_the_same_messages() {
     let house = House::new(open_limits());
     house.history.forgets.store(1, Ordering::SeqCst);
     let id = house.post("/v1/broadcasts", &server(), &[], body(20)).await.json()["id"].as_str().unwrap().to_owned();
+    while house.log.records.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    pass(&house, LONGEST_WAIT_MS).await;
     until(&house, &format!("/v1/broadcasts/{id}"), "done").await;
     let records = house.log.records.lock().clone();
     assert_eq!(records.len(), 40, "the chunk was appended twice");
@@ -246,6 +260,7 @@ async fn a_broadcast_is_not_done_while_recipients_of_it_are_missing() {
     let kept = house.get(&path(torn_id), &server()).await.json();
     assert_eq!((&kept["state"], &kept["expanded"]), (&"running".into(), &2.into()));
     house.history.broadcasts.lock().get_mut(&torn_id).unwrap().1.push(phone(2));
+    pass(&house, LONGEST_WAIT_MS).await;
     until(&house, &path(torn_id), "done").await;
     let messages = house.log.messages();
     let of_torn = messages.iter().filter(|message| message.broadcast == Some(torn_id));
@@ -261,7 +276,7 @@ async fn a_broadcast_that_errs_holds_up_no_other_and_goes_on_when_it_can() {
         BroadcastId(Uuid::parse_str(answer.json()["id"].as_str().unwrap()).unwrap())
     };
     let errs = post("first", body(3).replace("\"news\"", "\"news\",\"dry_run\":true")).await;
-    house.history.broken.lock().insert(errs);
+    house.history.broken.lock().insert(errs, 0);
     assert_eq!(post("first", body(3)).await, errs);
     house.clock.pass(1);
     let good = post("second", body(2)).await;
@@ -269,6 +284,7 @@ async fn a_broadcast_that_errs_holds_up_no_other_and_goes_on_when_it_can() {
     let kept = house.get(&path(errs), &server()).await.json();
     assert_eq!((&kept["state"], &kept["expanded"]), (&"running".into(), &0.into()));
     house.history.broken.lock().clear();
+    pass(&house, LONGEST_WAIT_MS).await;
     until(&house, &path(errs), "done").await;
     assert_eq!(house.log.messages().len(), 5);
 }
@@ -282,6 +298,97 @@ async fn a_broadcast_that_a_fault_stopped_half_way_is_gone_on_with_by_the_same_p
     let path = format!("/v1/broadcasts/{id}");
     until_is(&house, &path, "expanded", 5).await;
     *house.log.fault.lock() = None;
+    pass(&house, LONGEST_WAIT_MS).await;
     until(&house, &path, "done").await;
     assert_eq!(house.log.messages().len(), 20);
+}
+
+/// Nor is it forgotten: nobody else would begin what this process accepted.
+#[tokio::test]
+async fn a_broadcast_whose_header_cannot_be_read_stops_no_other_and_goes_on_once_it_can() {
+    let house = House::beside_others(open_limits(), Arc::default(), Arc::default(), u64::MAX);
+    let post = async |key: &str, body: String| {
+        let answer = house.post("/v1/broadcasts", &server(), &[("idempotency-key", key)], body).await;
+        BroadcastId(Uuid::parse_str(answer.json()["id"].as_str().unwrap()).unwrap())
+    };
+    let torn = post("first", body(3).replace("\"news\"", "\"news\",\"dry_run\":true")).await;
+    house.history.unread.lock().insert(torn);
+    assert_eq!(post("first", body(3)).await, torn);
+    let good = post("second", body(2)).await;
+    until(&house, &path(good), "done").await;
+    pass(&house, LONGEST_WAIT_MS).await;
+    assert_eq!(house.get(&path(torn), &server()).await.json()["expanded"], 0);
+    house.history.unread.lock().clear();
+    pass(&house, 1).await;
+    until(&house, &path(torn), "done").await;
+    assert_eq!(house.log.messages().len(), 5);
+}
+
+#[tokio::test]
+async fn a_broadcast_that_errs_waits_longer_each_time_and_no_other_waits_with_it() {
+    let (errs, good) = (stored(STORED, 2, 0), stored(STORED, 4_000, 1));
+    let (errs_id, good_id) = (errs.0.id, good.0.id);
+    let history = history_of([errs, good]);
+    history.broken.lock().insert(errs_id, 0);
+    let house = House::over(open_limits(), Arc::default(), history);
+    // Eight rounds: a pause after each would take longer.
+    let done = tokio::time::timeout(Duration::from_secs(6), until(&house, &path(good_id), "done")).await;
+    assert!(done.is_ok(), "it waits with the one that errs");
+    let tries = || house.history.broken.lock()[&errs_id];
+    assert_eq!(tries(), 1, "the clock stands still");
+    let mut expected = 1;
+    for wait_ms in [1_000, 2_000, 4_000] {
+        pass(&house, wait_ms - 1).await;
+        assert_eq!(tries(), expected);
+        pass(&house, 1).await;
+        expected += 1;
+        assert_eq!(tries(), expected, "after {wait_ms} ms");
+    }
+    house.history.broken.lock().clear();
+    pass(&house, 8_000).await;
+    until(&house, &path(errs_id), "done").await;
+    assert_eq!(house.log.messages().len(), 4_002);
+}
+
+#[tokio::test]
+async fn one_broadcast_too_many_of_a_tenant_is_refused_until_one_ends() {
+    let mut limits = open_limits();
+    (limits.door.lane_slow, limits.door.broadcasts_running) = (200, 1);
+    let house = House::new(limits);
+    house.log.waiting.store(100, Ordering::SeqCst);
+    while house.door.waiting()[2] != 100 {
+        house.door.asked.notified().await;
+    }
+    let post =
+        async |token: &str, key: &str| house.post("/v1/broadcasts", token, &[("idempotency-key", key)], body(3)).await;
+    let first = post(&server(), "first").await;
+    assert_eq!(first.status, 202);
+    for _ in 0..3 {
+        let more = post(&server(), "more").await;
+        let field = more.json()["field"].clone();
+        assert_eq!((more.status.as_u16(), more.slug().as_str()), (429, "quota-exceeded"), "{}", more.body);
+        assert_eq!((field, more.header("retry-after")), ("broadcasts-running".into(), "5"));
+        house.door.asked.notified().await;
+    }
+    assert_eq!(house.history.broadcasts.lock().len(), 1, "nothing of it was kept");
+    assert_eq!(post(&server(), "first").await.header("idempotent-replayed"), "true", "what runs is no second one");
+    assert_eq!(post(&token_of("zain", "server", all()), "more").await.status, 202, "each tenant by itself");
+    let path = format!("/v1/broadcasts/{}", first.json()["id"].as_str().unwrap());
+    assert_eq!(house.ask(request("DELETE", &path, &server(), &[], "")).await.status, 200);
+    while house.door.begun.running(&acme()) > 0 {
+        house.door.asked.notified().await;
+    }
+    assert_eq!(post(&server(), "more").await.status, 202);
+}
+
+/// A limit that was lowered refuses what comes, not what was accepted.
+#[tokio::test]
+async fn more_running_broadcasts_than_today_s_limit_are_all_carried_out() {
+    let mut limits = open_limits();
+    limits.door.broadcasts_running = 1;
+    let house = House::over(limits, Arc::default(), history_of((0..3).map(|ms| stored(STORED, 2, ms))));
+    for ms in 0..3 {
+        until(&house, &path(BroadcastId(Uuid::from_u128(ms + 1))), "done").await;
+    }
+    assert_eq!(house.log.messages().len(), 6);
 }

@@ -135,8 +135,10 @@ pub(super) struct FakeHistory {
     pub(super) broadcasts: Mutex<HashMap<BroadcastId, (Broadcast, Vec<Phone>)>>,
     /// `progress` calls that fail before one is kept: as if the process had died between append and progress.
     pub(super) forgets: AtomicUsize,
-    /// Broadcasts whose recipients cannot be read.
-    pub(super) broken: Mutex<HashSet<BroadcastId>>,
+    /// Broadcasts whose recipients cannot be read, and how often that was tried.
+    pub(super) broken: Mutex<HashMap<BroadcastId, usize>>,
+    /// Broadcasts whose headers cannot be read among those that run.
+    pub(super) unread: Mutex<HashSet<BroadcastId>>,
 }
 
 #[async_trait]
@@ -148,15 +150,21 @@ impl Broadcasts for FakeHistory {
     async fn broadcast(&self, id: BroadcastId) -> PortResult<Option<Broadcast>> {
         Ok(self.broadcasts.lock().get(&id).map(|(b, _)| b.clone()))
     }
-    async fn running(&self) -> PortResult<Vec<Broadcast>> {
-        let all = self.broadcasts.lock();
+    async fn running(&self) -> PortResult<Expanding> {
+        let (all, torn) = (self.broadcasts.lock(), self.unread.lock());
         let running = all.values().filter(|(b, _)| b.state == BroadcastState::Running);
-        let mut running: Vec<_> = running.map(|(b, _)| b.clone()).collect();
+        let mut running: Vec<Broadcast> = running.map(|(b, _)| b.clone()).collect();
         running.sort_by_key(|b| (b.asked.accepted_at, b.id));
-        Ok(running)
+        let mut found = Expanding::default();
+        for b in running {
+            let is_torn = torn.contains(&b.id);
+            found.add(b.id, if is_torn { Err(PortError::Rejected("torn".to_owned())) } else { Ok(Some(b)) });
+        }
+        Ok(found)
     }
     async fn recipients(&self, id: BroadcastId, from: u64, limit: usize) -> PortResult<Vec<Phone>> {
-        if self.broken.lock().contains(&id) {
+        if let Some(tries) = self.broken.lock().get_mut(&id) {
+            *tries += 1;
             return Err(PortError::Unavailable("broken".to_owned()));
         }
         let all = self.broadcasts.lock();

@@ -441,7 +441,7 @@ impl Broadcasts for Store {
     async fn broadcast(&self, id: BroadcastId) -> PortResult<Option<Broadcast>> {
         self.rest.broadcast(id).await
     }
-    async fn running(&self) -> PortResult<Vec<Broadcast>> {
+    async fn running(&self) -> PortResult<Expanding> {
         self.rest.running().await
     }
     async fn recipients(&self, id: BroadcastId, from: u64, limit: usize) -> PortResult<Vec<Phone>> {

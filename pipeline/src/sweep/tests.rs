@@ -64,7 +64,11 @@ impl Bench {
     }
 
     fn happened(&self, id: MessageId, what: What) {
-        let past = Past { at: Timestamp(1), what, round: 0, attempt: Attempt(0), device: None };
+        self.happened_in(0, id, what);
+    }
+
+    fn happened_in(&self, round: u8, id: MessageId, what: What) {
+        let past = Past { at: Timestamp(1), what, round, attempt: Attempt(0), device: None };
         self.history.facts.lock().entry(id).or_default().merge(past);
     }
 
@@ -206,6 +210,20 @@ async fn an_expired_message_fails_unless_it_was_settled() {
         assert_eq!(whats, expected, "{before:?}");
         assert!(bench.history.dues.lock().is_empty());
     }
+}
+
+/// A new round of a message that had failed ends like the first, though its status was Failed all the while.
+#[tokio::test]
+async fn a_requeued_message_that_waits_expires_in_its_round() {
+    let mut bench = bench(1_000);
+    let message = bench.expiring(1, 100);
+    bench.happened(message.id, What::Failed(Reason::NoAck));
+    bench.happened_in(1, message.id, What::Requeued);
+    bench.happened_in(1, message.id, What::Parked);
+    bench.clock.pass(100);
+    bench.look().await;
+    let whats: Vec<_> = bench.log.facts().iter().map(|fact| (fact.id, fact.round, fact.what)).collect();
+    assert_eq!(whats, [(message.id, 1, What::Failed(Reason::Expired))]);
 }
 
 /// A store may write the row before the message, and an owner may die in between.

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Conversations, People, PortResult};
+use super::{Conversations, People, PortError, PortResult};
 use crate::{
     conversation::{Conversation, Turn},
     cursor::Cursor,
@@ -404,6 +404,26 @@ pub struct Broadcast {
     pub state: BroadcastState,
 }
 
+/// The broadcasts being expanded, as a look at all of them finds them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Expanding {
+    /// Those that can be read, oldest first.
+    pub running: Vec<Broadcast>,
+    /// Those that cannot now, and why. They stand, and go on once they can be read. One whose name itself is none has the nil
+    /// name here.
+    pub unread: Vec<(BroadcastId, PortError)>,
+}
+
+impl Expanding {
+    /// The next one of the list, as it was read. Nothing is added where it is not there, or runs no more.
+    pub fn add(&mut self, id: BroadcastId, read: PortResult<Option<Broadcast>>) {
+        match read {
+            Ok(there) => self.running.extend(there),
+            Err(why) => self.unread.push((id, why)),
+        }
+    }
+}
+
 /// Broadcasts: accepted as one, expanded little by little (rule 13).
 #[async_trait]
 pub trait Broadcasts: Send + Sync {
@@ -414,8 +434,8 @@ pub trait Broadcasts: Send + Sync {
     /// One of them.
     async fn broadcast(&self, id: BroadcastId) -> PortResult<Option<Broadcast>>;
 
-    /// Those being expanded, oldest first.
-    async fn running(&self) -> PortResult<Vec<Broadcast>>;
+    /// Those being expanded: one that cannot be read hides no other. An error where it is not known which they are.
+    async fn running(&self) -> PortResult<Expanding>;
 
     /// Recipients from the `from`th on, at most `limit`.
     async fn recipients(&self, id: BroadcastId, from: u64, limit: usize) -> PortResult<Vec<Phone>>;

@@ -19,8 +19,8 @@ pub use cache::{Cache, CacheKey, Kept, Listed, Turns};
 pub use conversations::{Around, ByActivity, Conversations, Counted, ListMark, Talks};
 pub use dispatch::{Dispatch, Outcome, Routed};
 pub use history::{
-    Asked, Broadcast, BroadcastState, Broadcasts, Buried, Cursors, Dead, DeadLetters, Due, DueKind, Entry, Facts,
-    Filter, History, Inboxes, Known, Order, Page, Placed, Schedule, Settled, Span, Tail, Unread, tally,
+    Asked, Broadcast, BroadcastState, Broadcasts, Buried, Cursors, Dead, DeadLetters, Due, DueKind, Entry, Expanding,
+    Facts, Filter, History, Inboxes, Known, Order, Page, Placed, Schedule, Settled, Span, Tail, Unread, tally,
 };
 pub use ingress::{Arrival, Ingress, Raw, Spot};
 pub use limiter::{Bucket, Granted, Limiter, Quota, Standing};

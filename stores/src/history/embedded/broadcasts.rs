@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use schemas::{
     BroadcastId, Phone,
-    port::{Asked, Broadcast, BroadcastState, Broadcasts, PortError, PortResult},
+    port::{Asked, Broadcast, BroadcastState, Broadcasts, Expanding, PortError, PortResult},
 };
+use uuid::Uuid;
 
 use super::{
     EmbeddedHistory, keys,
@@ -85,13 +86,15 @@ impl Broadcasts for EmbeddedHistory {
         self.tables.broadcast(id)
     }
 
-    async fn running(&self) -> PortResult<Vec<Broadcast>> {
-        let mut running = Vec::new();
+    async fn running(&self) -> PortResult<Expanding> {
+        let mut found = Expanding::default();
         for row in self.tables.broadcasts.prefix([b'o', 0]) {
-            let id = keys::parse_order(&key(row)?).ok_or_else(|| strange(&self.tables.broadcasts))?;
-            running.extend(self.tables.broadcast(id)?);
+            match keys::parse_order(&key(row)?) {
+                Some(id) => found.add(id, self.tables.broadcast(id)),
+                None => found.add(BroadcastId(Uuid::nil()), Err(strange(&self.tables.broadcasts))),
+            }
         }
-        Ok(running)
+        Ok(found)
     }
 
     async fn recipients(&self, id: BroadcastId, from: u64, limit: usize) -> PortResult<Vec<Phone>> {
@@ -119,5 +122,58 @@ impl Broadcasts for EmbeddedHistory {
         }
         tables.engine.write(writes).await?;
         Ok(broadcast)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use schemas::{Sender, Tenant, Timestamp, limits::StoreLimits, time::ManualClock};
+
+    use super::*;
+    use crate::embedded::Engine;
+
+    fn broadcast(n: u8) -> Broadcast {
+        let asked = Asked {
+            tenant: Tenant::parse("acme").unwrap(),
+            from: Sender::Server,
+            accepted_at: Timestamp(i64::from(n)),
+            trace: None,
+            draft: r#"{"to":"","content":"sale"}"#.into(),
+            fingerprint: [n; 16],
+        };
+        let id = BroadcastId(Uuid::from_u128(n.into()));
+        Broadcast { id, asked, recipients: 1, expanded: 0, state: BroadcastState::Running }
+    }
+
+    #[tokio::test]
+    async fn a_header_or_progress_that_cannot_be_read_hides_no_other_broadcast() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = StoreLimits { free_bytes: 0, ..StoreLimits::default() };
+        let engine = Engine::open(dir.path(), &limits).unwrap();
+        let clock = Arc::new(ManualClock::at(Timestamp(1_000)));
+        let history = EmbeddedHistory::open(engine.clone(), clock, &limits).unwrap();
+        let all = [1, 2, 3, 4].map(broadcast);
+        for begun in &all {
+            history.begin(begun, &[Phone::from_stored("+962790000001").unwrap()]).await.unwrap();
+        }
+        let rows = history.tables.broadcasts.clone();
+        let spoil = |tag, n: usize| {
+            let (to, key) = (rows.clone(), keys::broadcast(tag, all[n].id));
+            Write::Put { to, key, value: bytes::Bytes::from_static(b"\xff") }
+        };
+        // The last is a row of the list that names none.
+        let nameless = mark(&rows, vec![b'o', 0, 0xff]);
+        engine.write(vec![spoil(b'h', 0), spoil(b'p', 2), nameless]).await.unwrap();
+        let found = history.running().await.unwrap();
+        assert_eq!(found.running, [all[1].clone(), all[3].clone()]);
+        let unread: Vec<_> = found.unread.iter().map(|(id, _)| *id).collect();
+        assert_eq!(unread, [all[0].id, all[2].id, BroadcastId(Uuid::nil())]);
+        // Mended, it goes on.
+        let header = put(&rows, keys::broadcast(b'h', all[0].id), &(&all[0].asked, 1u64));
+        engine.write(vec![header]).await.unwrap();
+        assert_eq!(history.running().await.unwrap().running[0], all[0]);
+        engine.close().await;
     }
 }

@@ -6,10 +6,10 @@
 //! Where a transaction's answer is lost, the header is read and tells: that read finishes what was left half done.
 
 use async_trait::async_trait;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use schemas::{
     BroadcastId, Phone, Timestamp,
-    port::{Asked, Broadcast, BroadcastState, Broadcasts, PortError, PortResult},
+    port::{Asked, Broadcast, BroadcastState, Broadcasts, Expanding, PortError, PortResult},
 };
 use scylla::value::CqlValue::{BigInt, Blob, Int};
 use uuid::Uuid;
@@ -96,6 +96,20 @@ impl Shared {
         Ok(Some(Header { attempt, version, broadcast: Broadcast { id, asked, recipients, expanded, state } }))
     }
 
+    /// One of the list of those being expanded; `None`: it never began, or is over.
+    async fn running_one(&self, id: BroadcastId, at: Timestamp) -> PortResult<Option<Broadcast>> {
+        let found = self.header(id).await?.map(|header| header.broadcast);
+        let Some(there) = found.filter(|there| there.asked.accepted_at == at) else { return Ok(None) };
+        if there.state == BroadcastState::Running {
+            return Ok(Some(there));
+        }
+        // Its end was written and this row's was not. Where it cannot be removed now, the next look comes by again.
+        if let Err(why) = self.cql.send(&[self.running_gone(id, at)]).await {
+            tracing::debug!(broadcast = %id, %why, "a broadcast that is over could not be taken off the list yet");
+        }
+        Ok(None)
+    }
+
     fn running_gone(&self, id: BroadcastId, at: Timestamp) -> Write {
         Write::new(Pick::RunningGone, vec![BigInt(at.0), Blob(key(id))])
     }
@@ -139,22 +153,20 @@ impl Broadcasts for ScyllaHistory {
         Ok(self.shared.header(id).await?.map(|header| header.broadcast))
     }
 
-    async fn running(&self) -> PortResult<Vec<Broadcast>> {
+    async fn running(&self) -> PortResult<Expanding> {
         let shared = &self.shared;
         let rows = shared.cql.pages::<(i64, Vec<u8>)>(Pick::AllRunning, ()).await?;
-        let asked = rows.into_iter().map(async |(at, id)| {
-            let id = Uuid::from_slice(&id).map(BroadcastId).map_err(|why| broken("running", &why))?;
-            let found = shared.header(id).await?;
-            let found = found.map(|header| header.broadcast).filter(|there| there.asked.accepted_at.0 == at);
-            if found.as_ref().is_some_and(|there| there.state != BroadcastState::Running) {
-                // Its end was written and this row's was not.
-                shared.cql.send(&[shared.running_gone(id, Timestamp(at))]).await?;
-                return Ok(None);
-            }
-            Ok::<_, PortError>(found)
+        let asked = rows.into_iter().map(async |(at, name)| match Uuid::from_slice(&name).map(BroadcastId) {
+            Ok(id) => (id, shared.running_one(id, Timestamp(at)).await),
+            Err(why) => (BroadcastId(Uuid::nil()), Err(broken("running", &why))),
         });
-        let found: Vec<Option<Broadcast>> = stream::iter(asked).buffered(READS).try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
+        let read: Vec<(BroadcastId, PortResult<Option<Broadcast>>)> =
+            stream::iter(asked).buffered(READS).collect().await;
+        let mut found = Expanding::default();
+        for (id, row) in read {
+            found.add(id, row);
+        }
+        Ok(found)
     }
 
     async fn recipients(&self, id: BroadcastId, from: u64, limit: usize) -> PortResult<Vec<Phone>> {

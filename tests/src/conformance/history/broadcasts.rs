@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use schemas::{
     BroadcastId, Phone, Sender, Tenant, Timestamp,
-    port::{Asked, Broadcast, BroadcastState},
+    port::{Asked, Broadcast, BroadcastState, Expanding},
 };
 use uuid::Uuid;
 
@@ -73,7 +73,7 @@ pub async fn progress_grows_and_what_is_over_stays_so(bed: &mut dyn Installation
             assert_eq!((now.expanded, now.state), (expanded, state));
             assert_eq!(history.broadcast(begun.id).await.unwrap(), Some(now));
         }
-        let running = history.running().await.unwrap().iter().any(|other| other.id == begun.id);
+        let running = history.running().await.unwrap().running.iter().any(|other| other.id == begun.id);
         assert_eq!(running, state == BroadcastState::Running);
     });
     let stranger = BroadcastId(Uuid::new_v4());
@@ -83,8 +83,8 @@ pub async fn progress_grows_and_what_is_over_stays_so(bed: &mut dyn Installation
 /// What one process began another goes on with: nobody is left out and nobody comes twice.
 pub async fn running_ones_come_oldest_first_and_resume_after_a_crash(bed: &mut dyn Installation) {
     let tenant = tenant();
-    let mine = |rows: Vec<Broadcast>| -> Vec<_> {
-        rows.into_iter().filter(|b| b.asked.tenant == tenant).map(|b| b.id).collect()
+    let mine = |found: Expanding| -> Vec<_> {
+        found.running.into_iter().filter(|b| b.asked.tenant == tenant).map(|b| b.id).collect()
     };
     let (young, old, over) = (broadcast(&tenant, 2_500, 20), broadcast(&tenant, 1, 10), broadcast(&tenant, 1, 5));
     for begun in [&young, &old, &over] {
