@@ -136,10 +136,11 @@ async fn answer(door: &Arc<Door>, ready: Ready) -> Result<Response, Refusal> {
     let kept = match (known, dry_run) {
         (Some(known), _) => known,
         (None, true) => broadcast.clone(),
-        (None, false) => {
-            room_for(door, &broadcast.asked.tenant)?;
-            door.parts.history.begin(&broadcast, &phones).await?
-        }
+        (None, false) => match room_for(door, &broadcast.asked.tenant) {
+            Ok(()) => door.parts.history.begin(&broadcast, &phones).await?,
+            // It may be the very one that took the last place, asked for twice at once.
+            Err(full) => door.parts.history.broadcast(broadcast.id).await?.ok_or(full)?,
+        },
     };
     // Also where two came at once: what `begin` found first is what the key names.
     if kept.asked.fingerprint != broadcast.asked.fingerprint {

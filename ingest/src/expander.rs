@@ -112,7 +112,12 @@ async fn step(door: &Door, turns: &mut Turns, faults: &mut Faults, at: Millis) -
     faults.keep(|id| stand.contains(&id));
     for (id, why) in unread {
         if faults.is_due(id, at) {
-            tracing::error!(broadcast = %id, %why, "{UNREAD}");
+            match why {
+                PortError::Unavailable(_) | PortError::Unknown(_) => {
+                    tracing::warn!(broadcast = %id, %why, "a running broadcast could not be read this time, and waits");
+                }
+                _ => tracing::error!(broadcast = %id, %why, "{UNREAD}"),
+            }
         }
     }
     let mut step = Step::Nothing;

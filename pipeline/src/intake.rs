@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::orders::Told;
 use crate::{
+    crowd::Crowd,
     decode,
     gate::Gates,
     gauges::Counters,
@@ -57,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) limits: Arc<Limits>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) crowd: Arc<Crowd>,
     pub(crate) ownership: Arc<Ownership>,
     pub(crate) gates: Arc<Gates>,
     pub(crate) stop: CancellationToken,
@@ -206,7 +208,7 @@ impl Intake {
         let retry = self.tiers.next_due(|lane| !self.lanes[index(lane)].paused);
         let look = tokio::time::sleep(Duration::from_millis(retry.map_or(tick, |due| due.min(tick)).since(now)));
         let max = Fetch { records: self.flow().fetch_records, bytes: self.flow().fetch_bytes };
-        let crowded = self.lanes.iter().any(|lane| lane.paused);
+        let awaits_room = self.lanes.iter().any(|lane| lane.paused);
         let Self { parts, consumer, due, orders, owning, .. } = self;
         tokio::select! {
             () = parts.stop.cancelled() => Next::Stop,
@@ -214,8 +216,8 @@ impl Intake {
             taken = owning.next_taken_over() => Next::TakenOver(taken),
             () = parts.ownership.told() => Next::Look,
             event = consumer.poll(max) => Next::Event(event),
-            Some(rows) = due.recv(), if !crowded => Next::Due(rows),
-            () = parts.progress.moved(), if crowded || going => Next::Look,
+            Some(rows) = due.recv() => Next::Due(rows),
+            () = parts.progress.moved(), if awaits_room || going => Next::Look,
             () = look => Next::Look,
         }
     }
@@ -261,6 +263,7 @@ impl Intake {
                 *paused = false;
                 self.consumer.resume(&at);
             }
+            self.parts.crowd.set(lane, *paused);
         }
         let awaited = self.lanes.iter().any(|lane| lane.paused) || !self.owning.is_still();
         self.parts.progress.await_moves(awaited);
@@ -357,7 +360,8 @@ impl Intake {
         self.consumer.resume(&self.of_topic(Topic::Outcomes));
     }
 
-    /// Feeds scheduled messages that are due into their lanes. They have no offset: their rows say that they are not done.
+    /// Feeds scheduled messages that are due into their lanes. They have no offset: their rows say that they are not done. The
+    /// sweep brings none of a lane that is full; what it brought a moment before goes in, two looks' rows at most.
     async fn due(&mut self, rows: Vec<DueItem>) -> Result<(), Gone> {
         let mut lanes: [Gathered; 3] = Default::default();
         for DueItem { due, epoch } in rows {

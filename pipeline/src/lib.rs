@@ -11,6 +11,7 @@ pub mod books;
 mod contest;
 mod conversations;
 mod credit;
+mod crowd;
 mod decode;
 mod effects;
 mod failed;
@@ -66,6 +67,7 @@ pub use intake::GROUP;
 pub use tenants::{ByTenant, OfTenant};
 
 use crate::{
+    crowd::Crowd,
     failed::Failed,
     gate::Gates,
     gauges::Counters,
@@ -159,6 +161,7 @@ impl Instance {
         let (counters, progress) = (Arc::new(Counters::new(limits.flow.tenants_named)), Arc::new(Progress::default()));
         let handed = Arc::new(Handed::new(4 * limits.flow.in_flight));
         let ownership = Arc::new(Ownership::of(log.partitions()));
+        let crowd = Arc::new(Crowd::default());
         let kit = Kit {
             ports: Ports {
                 log: log.clone(),
@@ -196,6 +199,7 @@ impl Instance {
             handed,
             ownership: ownership.clone(),
             gates: gates.clone(),
+            crowd: crowd.clone(),
             feed,
             failed: failed.clone(),
         };
@@ -207,6 +211,7 @@ impl Instance {
             limits: limits.clone(),
             counters: counters.clone(),
             progress,
+            crowd,
             ownership,
             gates: gates.clone(),
             stop: stop.clone(),

@@ -279,7 +279,7 @@ impl Inboxes for MemoryHistory {
         *self.removed_before.lock() = Some(before);
         let old = self.old.lock().clone();
         let found = self.messages(&old).await?.into_iter().flatten();
-        Ok(found.filter(|p| p.inbox.partition == partition && !p.state.status().is_settled()).collect())
+        Ok(found.filter(|p| p.inbox.partition == partition && !p.state.is_over()).collect())
     }
     async fn sizes(&self) -> PortResult<(u64, u64)> {
         Ok((0, 0))

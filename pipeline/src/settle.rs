@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{failed::Failed, gate::Gates, handed::Handed, item::DueItem, ownership::Ownership, sweep};
+use crate::{crowd::Crowd, failed::Failed, gate::Gates, handed::Handed, item::DueItem, ownership::Ownership, sweep};
 
 pub(crate) use repeat::append;
 use worker::Worker;
@@ -60,6 +60,8 @@ pub(crate) struct SettlerParts {
     pub(crate) ownership: Arc<Ownership>,
     /// The breakers of the ports.
     pub(crate) gates: Arc<Gates>,
+    /// Which lanes take no more.
+    pub(crate) crowd: Arc<Crowd>,
     /// Where scheduled messages go when they are due.
     pub(crate) feed: mpsc::Sender<Vec<DueItem>>,
     /// Who hears of a panic.
@@ -108,6 +110,7 @@ impl Settler {
             limits: parts.limits.clone(),
             ownership: parts.ownership.clone(),
             gates: parts.gates.clone(),
+            crowd: parts.crowd,
             feed: parts.feed,
             stop: stop.clone(),
         });

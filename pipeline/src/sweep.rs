@@ -16,7 +16,7 @@ use std::{
 };
 
 use schemas::{
-    Clock, Epoch, Fact, Limits, MessageId, Millis, Partition, Reason, Timestamp, What,
+    Clock, Epoch, Fact, Limits, MessageId, Millis, Partition, Priority, Reason, Timestamp, What,
     port::{Due, DueKind, History, Log, Placed, PortError, PortResult, Schedule},
     record,
 };
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     believed::{Now, Times},
+    crowd::Crowd,
     gate::Gates,
     item::DueItem,
     ownership::Ownership,
@@ -54,6 +55,8 @@ pub(crate) struct SweepParts {
     pub(crate) ownership: Arc<Ownership>,
     /// The breakers of the ports: a store that is left alone is not swept either.
     pub(crate) gates: Arc<Gates>,
+    /// Which lanes take no more.
+    pub(crate) crowd: Arc<Crowd>,
     /// Where scheduled messages go when they are due.
     pub(crate) feed: mpsc::Sender<Vec<DueItem>>,
     /// Ends it.
@@ -136,6 +139,14 @@ fn plan(rows: Vec<(Due, Option<Placed>)>, now: Timestamp) -> Plan {
     plan
 }
 
+/// The lane of a scheduled message.
+fn lane(due: &Due) -> Option<Priority> {
+    match &due.kind {
+        DueKind::Send(message) => Some(message.priority),
+        DueKind::Expire { .. } => None,
+    }
+}
+
 /// Whether nothing is left to do for a scheduled message: it was taken back while it waited, or stands and has come to its end. What
 /// an owner ended as it recorded it, or delivered, may not stand, and nobody may have been told: the flow looks.
 fn is_over(placed: &Placed) -> bool {
@@ -148,7 +159,7 @@ fn is_over(placed: &Placed) -> bool {
 /// stays Failed as it waits, and its new round ends here all the same.
 fn expired(placed: &Placed, now: Timestamp) -> Option<Fact> {
     let (state, what) = (&placed.state, What::Failed(Reason::Expired));
-    (!state.is_done(state.round())).then(|| fact_of(placed, now, state.round(), state.attempt(), what))
+    (!state.is_over()).then(|| fact_of(placed, now, state.round(), state.attempt(), what))
 }
 
 /// See the module.
@@ -239,7 +250,9 @@ impl Sweep {
         }
         let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
         let placed = gates.history.call(history.messages(&ids)).await?;
-        let plan = plan(swept.there(rows, placed, self.parts.clock.mono()), now);
+        let mut plan = plan(swept.there(rows, placed, self.parts.clock.mono()), now);
+        // What is due of a lane that is full stays in the table, and keeps no other lane's back.
+        plan.feed.retain(|due| !lane(due).is_some_and(|lane| self.parts.crowd.is_full(lane)));
         // The fact first: a crash in between says it twice, which is the same as once.
         self.tell(plan.facts).await?;
         if !plan.done.is_empty() {
@@ -248,8 +261,8 @@ impl Sweep {
             gates.history.call(history.record(&[], &schedule)).await?;
         }
         if !plan.feed.is_empty() {
-            // The flow takes no more while a lane is full. That must not hold up what expires: after one wait a look only
-            // asks, and what was not fed is still there at the next.
+            // The flow takes nothing while it is busy. That must not hold up what expires: after one wait a look only asks, and
+            // what was not fed is still there at the next.
             let patience = if *crowded { Duration::ZERO } else { self.pace() };
             let Ok(room) = tokio::time::timeout(patience, self.parts.feed.reserve()).await else {
                 *crowded = true;

@@ -257,6 +257,11 @@ impl State {
         })
     }
 
+    /// Whether nothing more is to be tried: its present round is done. One that was requeued stays Failed meanwhile.
+    pub fn is_over(&self) -> bool {
+        self.is_done(self.round())
+    }
+
     /// Whether its entry is passed over in catch-up: expired or cancelled before anyone had it.
     pub fn is_withdrawn(&self) -> bool {
         self.status() == Status::Failed

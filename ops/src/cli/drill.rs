@@ -142,6 +142,8 @@ async fn many(args: ClusterArgs, json: bool) -> Result<(), Failure> {
         seed: args.seed.unwrap_or_else(rand::random),
         users: args.users.max(2),
         pace: Pace { slower: args.pace.max(1), rate: args.rate },
+        // The only node's disk is all that there is.
+        sync: if args.cassandra > 1 { "periodic" } else { "group" },
         freeze_s: args.freeze,
         settle_ms: args.settle * 1_000,
         servers,

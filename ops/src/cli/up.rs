@@ -83,6 +83,10 @@ pub(super) async fn run(role: Role, args: UpArgs, json: bool) -> Result<(), Fail
     let starting = compose::start(role, config.clone(), metrics);
     let service = tokio::select! {
         service = starting => service?,
+        failure = compose::Service::lost() => {
+            tracing::error!("{failure}");
+            return Err(failure);
+        }
         () = signals.next() => return Ok(()),
     };
     // Whoever started it may have closed the pipe; that is no reason to end.

@@ -47,8 +47,8 @@ pub struct Plan {
     pub proxied: bool,
     /// Whether servers are compiled for long runs.
     pub long: bool,
-    /// What a node of the history waits for before it answers a write, as `--sync` of its script takes it: its disk, or as
-    /// brokers do and as its default is, that a quorum has it (docs/cql.md).
+    /// Whether a node of the history waits for its disk before it answers a write, as `--sync` of its script takes it: `group`,
+    /// or with `periodic`, its own default, not (docs/cql.md says what survives).
     pub sync: &'static str,
 }
 

@@ -67,6 +67,8 @@ pub struct ClusterDrill {
     pub users: usize,
     /// How much people send.
     pub pace: Pace,
+    /// What a node of the history waits for before it answers ([`Plan::sync`]).
+    pub sync: &'static str,
     /// How long a freeze or a bad network lasts, s.
     pub freeze_s: u64,
     /// How long everything may take to settle after a check began, ms.
@@ -146,9 +148,7 @@ pub async fn run(drill: &ClusterDrill, clock: Arc<dyn Clock>, progress: impl Fn(
     let (ingest, pipelines, gateways) = drill.roles;
     plan = plan.count(Role::Ingest, ingest).count(Role::Pipeline, pipelines).count(Role::Gateway, gateways);
     (plan.kafka, plan.cassandra) = drill.servers;
-    if plan.cassandra > 1 {
-        plan.sync = "periodic";
-    }
+    plan.sync = drill.sync;
     plan.proxied = true;
     plan.set = SETTINGS.iter().map(|set| (*set).to_owned()).chain(drill.set.iter().cloned()).collect();
     let mut cluster = Cluster::start(plan).await?;
@@ -267,6 +267,7 @@ mod tests {
             seed: 1,
             users: 1,
             pace: Pace { slower: 1, rate: None },
+            sync: "group",
             freeze_s: 1,
             settle_ms: 1,
             servers: (1, 1),

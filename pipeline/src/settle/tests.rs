@@ -407,6 +407,7 @@ async fn a_settler_takes_settles_gives_up_and_stops() {
         handed: Arc::new(Handed::new(10)),
         ownership: crate::testing::owning(1),
         gates: crate::testing::gates(),
+        crowd: Arc::default(),
         feed,
         failed: Failed::channel().0,
     };

@@ -11,6 +11,7 @@ struct Bench {
     clock: Arc<ManualClock>,
     fed: mpsc::Receiver<Vec<DueItem>>,
     ownership: Arc<Ownership>,
+    crowd: Arc<Crowd>,
     sweep: Sweep,
 }
 
@@ -29,6 +30,7 @@ fn bench_with_room(rows: usize, room: usize) -> Bench {
     let mut limits = Limits::default();
     (limits.flow.due_rows, limits.flow.due_every_ms) = (rows, 1);
     let (feed, fed) = mpsc::channel(room);
+    let crowd = Arc::new(Crowd::default());
     let ownership = Arc::new(Ownership::of(4));
     all(1).into_iter().for_each(|(partition, epoch)| ownership.took(partition, epoch));
     let sweep = Sweep::new(SweepParts {
@@ -38,15 +40,20 @@ fn bench_with_room(rows: usize, room: usize) -> Bench {
         limits: Arc::new(limits),
         ownership: ownership.clone(),
         gates: crate::testing::gates(),
+        crowd: crowd.clone(),
         feed,
         stop: CancellationToken::new(),
     });
-    Bench { log, history, clock, fed, ownership, sweep }
+    Bench { log, history, clock, fed, ownership, crowd, sweep }
 }
 
 impl Bench {
     fn scheduled(&self, n: u8, in_ms: u64) -> Due {
-        let message = message(n);
+        self.scheduled_in(Priority::Normal, n, in_ms)
+    }
+
+    fn scheduled_in(&self, lane: Priority, n: u8, in_ms: u64) -> Due {
+        let message = Arc::new(Message { priority: lane, ..(*message(n)).clone() });
         self.history.keep(&message, None);
         let (at, partition) = (self.clock.wall().plus_ms(in_ms), message.inbox(4).partition);
         let due = Due { partition, at, id: message.id, kind: DueKind::Send(message) };
@@ -160,6 +167,21 @@ async fn a_full_flow_holds_up_nothing_that_expires() {
     }
     fed.sort();
     assert_eq!(fed, rows.iter().map(|due| due.id).collect::<Vec<_>>(), "each once, as there was room");
+}
+
+/// A full lane keeps no other's scheduled messages back, and has its own once there is room.
+#[tokio::test]
+async fn what_is_due_of_a_full_lane_waits_and_nothing_else_does() {
+    let mut bench = bench(1_000);
+    let low: Vec<_> = (1..20).map(|n| bench.scheduled_in(Priority::Low, n, 0).id).collect();
+    let high: Vec<_> = (20..40).map(|n| bench.scheduled_in(Priority::High, n, 0).id).collect();
+    let look = async |bench: &mut Bench| bench.look().await.into_iter().map(|due| due.id).collect::<HashSet<_>>();
+    bench.crowd.set(Priority::Low, true);
+    assert_eq!(look(&mut bench).await, high.iter().copied().collect());
+    assert!(look(&mut bench).await.is_empty());
+    bench.crowd.set(Priority::Low, false);
+    assert_eq!(look(&mut bench).await, low.iter().copied().collect(), "each once");
+    assert!(look(&mut bench).await.is_empty());
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! What is in flight is bounded, whatever waits to come in.
 
-use schemas::Position;
+use schemas::{
+    Message, Position,
+    port::{Due, DueKind},
+};
 
 use super::*;
 
@@ -32,6 +35,20 @@ async fn what_is_in_flight_is_bounded_and_goes_on() {
     let_go(&house).await;
     assert_eq!(house.history.written.lock().len(), 400);
     assert!(pipeline.stop().await);
+}
+
+/// A lane at its bound keeps back no scheduled message of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduled_message_goes_in_while_another_lane_is_full() {
+    let (house, pipeline) = full(100).await;
+    let message = Arc::new(Message { priority: Priority::High, ..message(1_000) });
+    house.history.keep(&message, None);
+    let (at, partition) = (Timestamp(0), message.inbox(4).partition);
+    let due = Due { partition, at, id: message.id, kind: DueKind::Send(message) };
+    house.history.dues.lock().push(due);
+    house.until("it goes in", |_| pipeline.gauges().in_flight[0] > 0).await;
+    let_go(&house).await;
+    pipeline.stop().await;
 }
 
 /// Those that are overdue, as after a long stop, come all at once.

@@ -93,7 +93,7 @@ impl Sweep {
                 // It got one after all and goes with its entry.
                 Some(Place::Placed { .. }) => {}
                 // It is still to be sent; its row of the due-table leads to it.
-                Some(_) if !tables.state(id)?.status().is_settled() => {}
+                Some(_) if !tables.state(id)?.is_over() => {}
                 place => {
                     self.removed += i64::from(place.is_some());
                     self.writes.push(remove(&tables.due, keys::scheduled(id)));
@@ -167,7 +167,7 @@ impl Sweep {
                     self.message(tables, partition, &message)?;
                 }
                 (ledger.gone, ledger.gone_one_way) = (position, head.one_way);
-            } else if !own && !state.status().is_settled() {
+            } else if !own && !state.is_over() {
                 let inbox = keys::parse_inbox(inbox).ok_or_else(|| strange(&tables.entries))?;
                 let Head { prev, recorded_at, .. } = head;
                 oldest = oldest.or(Some(recorded_at));

@@ -269,7 +269,7 @@ impl Shared {
                 // It got a place after all and goes with its entry.
                 Some(Place { position: Some(_), .. }) => {}
                 // It is still to be sent; its row of the due-table leads to it.
-                Some(place) if place.body.is_some() && !place.state.status().is_settled() => {}
+                Some(place) if place.body.is_some() && !place.state.is_over() => {}
                 place => {
                     sweep.removed += i64::from(place.is_some_and(|place| place.body.is_some()));
                     writes.push(forget_row(id, stamp));
@@ -366,7 +366,7 @@ impl Shared {
                     sweep.removed += 1;
                     said.push(message);
                 }
-            } else if !own && !state.status().is_settled() {
+            } else if !own && !state.is_over() {
                 (stopped, oldest) = (true, oldest.into_iter().chain([head.recorded_at]).min());
                 let super::rows::EntryHead { prev, recorded_at, .. } = head;
                 let position = Some(position);

@@ -256,7 +256,8 @@ impl Keeper {
             match client.consumer.poll(wait) {
                 // All partitions have queues of their own before anything is fetched of them, so what comes here is passed over. One
                 // of the layout that has none any more, as librdkafka made it anew, would never be read: another process can.
-                Some(Ok(message)) if self.is_of_layout(message.topic(), message.partition()) => {
+                Some(Ok(message)) if !is_told && self.is_of_layout(message.topic(), message.partition()) => {
+                    is_told = true;
                     let (topic, partition) = (message.topic(), message.partition());
                     tracing::error!(topic, partition, "a partition of this process is read by nobody");
                     vital::end(MEMBER);

@@ -38,14 +38,16 @@ async fn ask(doors: &[Arc<RedisLimiter>], quota: &[Quota], seconds: u64) -> Gran
             while began.elapsed() < Duration::from_secs(seconds) {
                 let due = began.elapsed().as_millis() as u64 * each / 1_000;
                 while asked < due {
+                    // A pause of this process, and not what a door takes for its answer.
+                    missed += (last.elapsed().as_secs_f64() - window).max(0.0);
                     let some = (due - asked).min(20) as u32;
                     count += u64::from(door.take(&quota, some).await.count);
                     asked += u64::from(some);
-                    missed += (last.elapsed().as_secs_f64() - window).max(0.0);
                     last = Instant::now();
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            missed += last.elapsed().as_secs_f64();
             Granted { count, seconds: began.elapsed().as_secs_f64(), missed }
         })
     });
