@@ -1,10 +1,10 @@
-//! Which lanes take no more for now: told by the intake, for who feeds them past the log.
+//! Which lanes take no more for now: said by the intake, which pauses their partitions, and for who feeds them past the log.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemas::Priority;
 
-/// The lanes of one instance that are at a bound of what may be in flight. A moment old where it is read.
+/// The lanes of one instance that came to a bound of what may be in flight. A moment old where others than the intake read it.
 #[derive(Debug, Default)]
 pub(crate) struct Crowd([AtomicBool; 3]);
 
@@ -17,6 +17,11 @@ impl Crowd {
     /// Whether a lane takes no more.
     pub(crate) fn is_full(&self, lane: Priority) -> bool {
         self.of(lane).load(Ordering::Relaxed)
+    }
+
+    /// Whether any lane takes no more.
+    pub(crate) fn is_any_full(&self) -> bool {
+        Priority::ALL.into_iter().any(|lane| self.is_full(lane))
     }
 
     fn of(&self, lane: Priority) -> &AtomicBool {

@@ -69,7 +69,6 @@ pub(crate) struct LaneIn {
     pub(crate) feeds: Sender<Feed>,
     pub(crate) bell: Arc<Wake>,
     pub(crate) epoch: u64,
-    pub(crate) paused: bool,
 }
 
 /// A partition that is this instance's.
@@ -205,10 +204,10 @@ impl Intake {
         } else {
             self.committed_at.plus(self.flow().commit_every_ms)
         };
-        let retry = self.tiers.next_due(|lane| !self.lanes[index(lane)].paused);
+        let retry = self.tiers.next_due(|lane| !self.parts.crowd.is_full(lane));
         let look = tokio::time::sleep(Duration::from_millis(retry.map_or(tick, |due| due.min(tick)).since(now)));
         let max = Fetch { records: self.flow().fetch_records, bytes: self.flow().fetch_bytes };
-        let awaits_room = self.lanes.iter().any(|lane| lane.paused);
+        let awaits_room = self.parts.crowd.is_any_full();
         let Self { parts, consumer, due, orders, owning, .. } = self;
         tokio::select! {
             () = parts.stop.cancelled() => Next::Stop,
@@ -255,17 +254,16 @@ impl Intake {
             let (count, bytes) = self.ledger.in_flight(lane);
             let (full, easy) = (count >= most || bytes >= most_bytes, count <= most / 2 && bytes <= most_bytes / 2);
             let at = self.of_topic(Topic::Lane(lane));
-            let paused = &mut self.lanes[index(lane)].paused;
-            if full && !*paused {
-                *paused = true;
+            let paused = self.parts.crowd.is_full(lane);
+            if full && !paused {
+                self.parts.crowd.set(lane, true);
                 self.consumer.pause(&at);
-            } else if easy && *paused {
-                *paused = false;
+            } else if easy && paused {
+                self.parts.crowd.set(lane, false);
                 self.consumer.resume(&at);
             }
-            self.parts.crowd.set(lane, *paused);
         }
-        let awaited = self.lanes.iter().any(|lane| lane.paused) || !self.owning.is_still();
+        let awaited = self.parts.crowd.is_any_full() || !self.owning.is_still();
         self.parts.progress.await_moves(awaited);
     }
 
@@ -276,7 +274,7 @@ impl Intake {
     /// Feeds retries that are due.
     async fn retries(&mut self) -> Result<(), Gone> {
         let now = self.parts.clock.mono();
-        let (taken, empty) = self.tiers.take(now, |lane| !self.lanes[index(lane)].paused);
+        let (taken, empty) = self.tiers.take(now, |lane| !self.parts.crowd.is_full(lane));
         if taken.is_empty() && empty.is_empty() {
             return Ok(());
         }
@@ -313,7 +311,7 @@ impl Intake {
                     let age = self.steady.age(record.appended_at, mono);
                     let wait = decode::still_to_wait(&record, first_ms, age);
                     let (lane, item) = decode::tier_record(&record, owned.epoch, wall);
-                    let goes_on = wait == 0 && !self.lanes[index(lane)].paused;
+                    let goes_on = wait == 0 && !self.parts.crowd.is_full(lane);
                     if goes_on && !self.tiers.waits(record.at) {
                         lanes[index(lane)].add(record.at, next, item);
                     } else {

@@ -187,7 +187,7 @@ impl Instance {
         let [Some(high), Some(normal), Some(low)] = lanes else {
             return Err(StartError::Instance("three lanes".into()));
         };
-        let lanes = [high, normal, low].map(|(feeds, bell)| LaneIn { feeds, bell, epoch: 0, paused: false });
+        let lanes = [high, normal, low].map(|(feeds, bell)| LaneIn { feeds, bell, epoch: 0 });
         // One sweep's worth: what is due is read again while it is not done.
         let (feed, due) = mpsc::channel(1);
         let settler = SettlerParts {

@@ -109,7 +109,7 @@ impl Placing<'_> {
         if let Some(state) = state.filter(|state| state.is_withdrawn()) {
             fresh.end = state.reason();
         }
-        let is_done = state.is_some_and(|state| state.is_done(state.round()));
+        let is_done = state.is_some_and(State::is_over);
         let known = placed.and_then(|placed| placed.position).filter(|at| self.tails.reaches(&inbox, epoch, *at));
         let message = &fresh.message;
         // The row stays until what follows from it is durable: a crash in between finds it again, and its message recorded.

@@ -152,7 +152,7 @@ fn lane(due: &Due) -> Option<Priority> {
 fn is_over(placed: &Placed) -> bool {
     let state = &placed.state;
     let stands = placed.position.is_some() && !state.is_withdrawn();
-    state.is_done(state.round()) && (state.reason() == Some(Reason::Cancelled) || stands)
+    state.is_over() && (state.reason() == Some(Reason::Cancelled) || stands)
 }
 
 /// The fact that ends a message which its recipient never got; none if its present round has ended. One that was requeued

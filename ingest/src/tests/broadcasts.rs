@@ -62,6 +62,12 @@ fn history_of(stored: impl IntoIterator<Item = (Broadcast, Vec<Phone>)>) -> Arc<
     history
 }
 
+/// Begins one under this key; its name.
+async fn begin(house: &House, key: &str, body: String) -> BroadcastId {
+    let answer = house.post("/v1/broadcasts", &server(), &[("idempotency-key", key)], body).await;
+    BroadcastId(Uuid::parse_str(answer.json()["id"].as_str().unwrap()).unwrap())
+}
+
 /// Lets so long pass, and the expander look.
 async fn pass(house: &House, ms: u64) {
     house.clock.pass(ms);
@@ -271,15 +277,11 @@ async fn a_broadcast_is_not_done_while_recipients_of_it_are_missing() {
 #[tokio::test]
 async fn a_broadcast_that_errs_holds_up_no_other_and_goes_on_when_it_can() {
     let house = House::beside_others(open_limits(), Arc::default(), Arc::default(), u64::MAX);
-    let post = async |key: &str, body: String| {
-        let answer = house.post("/v1/broadcasts", &server(), &[("idempotency-key", key)], body).await;
-        BroadcastId(Uuid::parse_str(answer.json()["id"].as_str().unwrap()).unwrap())
-    };
-    let errs = post("first", body(3).replace("\"news\"", "\"news\",\"dry_run\":true")).await;
+    let errs = begin(&house, "first", body(3).replace("\"news\"", "\"news\",\"dry_run\":true")).await;
     house.history.broken.lock().insert(errs, 0);
-    assert_eq!(post("first", body(3)).await, errs);
+    assert_eq!(begin(&house, "first", body(3)).await, errs);
     house.clock.pass(1);
-    let good = post("second", body(2)).await;
+    let good = begin(&house, "second", body(2)).await;
     until(&house, &path(good), "done").await;
     let kept = house.get(&path(errs), &server()).await.json();
     assert_eq!((&kept["state"], &kept["expanded"]), (&"running".into(), &0.into()));
@@ -307,14 +309,10 @@ async fn a_broadcast_that_a_fault_stopped_half_way_is_gone_on_with_by_the_same_p
 #[tokio::test]
 async fn a_broadcast_whose_header_cannot_be_read_stops_no_other_and_goes_on_once_it_can() {
     let house = House::beside_others(open_limits(), Arc::default(), Arc::default(), u64::MAX);
-    let post = async |key: &str, body: String| {
-        let answer = house.post("/v1/broadcasts", &server(), &[("idempotency-key", key)], body).await;
-        BroadcastId(Uuid::parse_str(answer.json()["id"].as_str().unwrap()).unwrap())
-    };
-    let torn = post("first", body(3).replace("\"news\"", "\"news\",\"dry_run\":true")).await;
+    let torn = begin(&house, "first", body(3).replace("\"news\"", "\"news\",\"dry_run\":true")).await;
     house.history.unread.lock().insert(torn);
-    assert_eq!(post("first", body(3)).await, torn);
-    let good = post("second", body(2)).await;
+    assert_eq!(begin(&house, "first", body(3)).await, torn);
+    let good = begin(&house, "second", body(2)).await;
     until(&house, &path(good), "done").await;
     pass(&house, LONGEST_WAIT_MS).await;
     assert_eq!(house.get(&path(torn), &server()).await.json()["expanded"], 0);

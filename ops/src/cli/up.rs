@@ -80,13 +80,15 @@ pub(super) async fn run(role: Role, args: UpArgs, json: bool) -> Result<(), Fail
     }
     let metrics = telemetry::metrics()?;
     let mut signals = Signals::listen()?;
+    let lost = async || {
+        let failure = compose::Service::lost().await;
+        tracing::error!("{failure}");
+        failure
+    };
     let starting = compose::start(role, config.clone(), metrics);
     let service = tokio::select! {
         service = starting => service?,
-        failure = compose::Service::lost() => {
-            tracing::error!("{failure}");
-            return Err(failure);
-        }
+        failure = lost() => return Err(failure),
         () = signals.next() => return Ok(()),
     };
     // Whoever started it may have closed the pipe; that is no reason to end.
@@ -107,10 +109,7 @@ pub(super) async fn run(role: Role, args: UpArgs, json: bool) -> Result<(), Fail
             }
         }
         // What is waited for may have been its to finish.
-        failure = compose::Service::lost() => {
-            tracing::error!("{failure}");
-            return Err(failure);
-        }
+        failure = lost() => return Err(failure),
         () = signals.next() => tracing::warn!("ended at once by a second signal: the rest is done after the next start"),
     }
     Ok(())

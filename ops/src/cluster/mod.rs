@@ -173,7 +173,6 @@ impl Cluster {
         let names: Vec<_> = plan.roles.iter().flat_map(|(role, count)| (1..=*count).map(|n| (*role, n))).collect();
         let ports = Ways::kafka_ports(&plan, names.len())?;
         let listeners: Vec<String> = ports.iter().map(|(own, shown)| format!("{own}:{shown}")).collect();
-        let copies = plan.cassandra.min(3);
         let (mut ways, peers) = Ways::among(&plan).await?;
         let more = |of: &[String]| plan.long.then(|| "--long".to_owned()).into_iter().chain(of.to_vec()).collect();
         let (mut kafka_more, mut cassandra_more): (Vec<_>, Vec<_>) = (more(&peers.kafka), more(&peers.cassandra));
@@ -186,6 +185,7 @@ impl Cluster {
             Nodes::start(stack, "redis", &folders[2], 1, &[]),
         )?;
         let secret: String = (0..43).map(|_| char::from(rand::rng().sample(rand::distr::Alphanumeric))).collect();
+        let copies = plan.cassandra.min(3);
         let settings = |hosts: &dyn Fn(Kind) -> String| {
             let (log, history, presence) = (hosts(Kind::Kafka), hosts(Kind::History), hosts(Kind::Redis));
             vec![

@@ -272,9 +272,9 @@ impl Intake {
 
     /// Lets records of these come, of lanes that have room.
     fn begin_reading(&mut self, partitions: &[(Partition, Epoch)]) {
-        let (lanes, waits) = (&self.lanes, self.orders.wait());
+        let (crowd, waits) = (&self.parts.crowd, self.orders.wait());
         let open = |at: &TopicPartition| match at.topic {
-            Topic::Lane(lane) => !lanes[super::index(lane)].paused,
+            Topic::Lane(lane) => !crowd.is_full(lane),
             Topic::Outcomes => !waits,
             Topic::Retry(_) | Topic::Dead => true,
         };
@@ -417,7 +417,7 @@ impl Intake {
         self.owning.arriving.clear();
         self.owning.rejoining = false;
         self.owning.lost.clear();
-        self.lanes.iter_mut().for_each(|lane| lane.paused = false);
+        Priority::ALL.into_iter().for_each(|lane| self.parts.crowd.set(lane, false));
     }
 
     /// Finishes what is in flight within the drain time, commits, and leaves the group, so that others go on at once; then ends what

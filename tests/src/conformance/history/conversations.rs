@@ -258,42 +258,39 @@ pub async fn p6_p10_lists_and_counts_are_what_happened(bed: &mut dyn Installatio
 /// R1.7: chronological, paged, both ways; edits and deletions show in what they are about; `around` has it in the middle.
 pub async fn threads_read_the_same_both_ways_and_around_any_message(bed: &mut dyn Installation) {
     let history = bed.history();
-    property_of(
-        bed.cases(),
-        &(happenings(60), 1usize..8, 1usize..9, any::<usize>()),
-        async |(happenings, batch, limit, middle)| {
-            let (mut desk, mut said) = (Desk::new(3), Vec::new());
-            for chunk in happenings.chunks(batch) {
-                for (what, _, _, ms, which) in chunk {
-                    // One pair, so that the thread is long; nobody stops it.
-                    happen(&mut desk, (what % 8, 1, 0, *ms, *which), &mut said);
-                }
-                desk.record(&*history).await;
+    let input = (happenings(60), 1usize..8, 1usize..9, any::<usize>());
+    property_of(bed.cases(), &input, async |(happenings, batch, limit, middle)| {
+        let (mut desk, mut said) = (Desk::new(3), Vec::new());
+        for chunk in happenings.chunks(batch) {
+            for (what, _, _, ms, which) in chunk {
+                // One pair, so that the thread is long; nobody stops it.
+                happen(&mut desk, (what % 8, 1, 0, *ms, *which), &mut said);
             }
-            let none = |_| schemas::State::default();
-            let id = desk.pair("sara", 1).id();
-            let whole = desk.model.turns(id, Order::Oldest, None, 1_000, none).rows;
-            assert_eq!(thread(&*history, id, Order::Oldest, limit).await, whole);
-            let mut backwards = whole.clone();
-            backwards.reverse();
-            assert_eq!(thread(&*history, id, Order::Newest, limit).await, backwards);
-            let log = desk.model.log(id);
-            let Some(turn) = log.get(middle.checked_rem(log.len()).unwrap_or(0)) else { return };
-            let message = turn.message.id;
-            let around = history.around(id, message, limit).await.unwrap();
-            assert_eq!(around, desk.model.around(id, message, limit, none));
-            let around = around.unwrap();
-            let here = turn.about().unwrap_or(message);
-            assert!(around.rows.len() <= limit && around.rows.iter().any(|row| row.turn.message.id == here));
-            // From its two ends it goes on without a break.
-            if let Some(older) = around.older {
-                let before = history.turns(id, Order::Newest, Some(older), 1).await.unwrap().rows;
-                assert_eq!(before[0].turn.seq, whole.iter().rev().find(|row| row.turn.seq < older).unwrap().turn.seq);
-            }
-            let ids: Vec<_> = log.iter().map(|turn| turn.message.id).collect();
-            assert_eq!(history.said(&ids).await.unwrap(), desk.model.said(&ids, none));
-        },
-    );
+            desk.record(&*history).await;
+        }
+        let none = |_| schemas::State::default();
+        let id = desk.pair("sara", 1).id();
+        let whole = desk.model.turns(id, Order::Oldest, None, 1_000, none).rows;
+        assert_eq!(thread(&*history, id, Order::Oldest, limit).await, whole);
+        let mut backwards = whole.clone();
+        backwards.reverse();
+        assert_eq!(thread(&*history, id, Order::Newest, limit).await, backwards);
+        let log = desk.model.log(id);
+        let Some(turn) = log.get(middle.checked_rem(log.len()).unwrap_or(0)) else { return };
+        let message = turn.message.id;
+        let around = history.around(id, message, limit).await.unwrap();
+        assert_eq!(around, desk.model.around(id, message, limit, none));
+        let around = around.unwrap();
+        let here = turn.about().unwrap_or(message);
+        assert!(around.rows.len() <= limit && around.rows.iter().any(|row| row.turn.message.id == here));
+        // From its two ends it goes on without a break.
+        if let Some(older) = around.older {
+            let before = history.turns(id, Order::Newest, Some(older), 1).await.unwrap().rows;
+            assert_eq!(before[0].turn.seq, whole.iter().rev().find(|row| row.turn.seq < older).unwrap().turn.seq);
+        }
+        let ids: Vec<_> = log.iter().map(|turn| turn.message.id).collect();
+        assert_eq!(history.said(&ids).await.unwrap(), desk.model.said(&ids, none));
+    });
 }
 
 /// The ticks: what became of a message stands beside it in the thread (R9.7).

@@ -11,7 +11,7 @@ use schemas::{
     Partition, Priority, Topic, TopicPartition,
     port::{Append, Consumer, Event, Fetch, Group, Headers, Log as _},
 };
-use tests::harness::stack::Nodes;
+use tests::harness::{eventually, stack::Nodes};
 
 use super::*;
 
@@ -25,9 +25,8 @@ async fn put(log: &KafkaLog, body: &str) {
     for partition in 0..PARTITIONS {
         let at = TopicPartition { topic: LANE, partition: Partition(partition) };
         let record = || Append { at, headers: Headers::default(), body: body.to_owned().into() };
-        while !matches!(log.append(vec![record()]).await.as_slice(), [Ok(_)]) {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let taken = async || matches!(log.append(vec![record()]).await.as_slice(), [Ok(_)]).then_some(());
+        eventually("the log takes a record", taken).await;
     }
 }
 
@@ -74,12 +73,7 @@ async fn a_topic_that_was_made_anew_is_read() {
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("the group hears that the topic is gone");
-    let made = async {
-        while topics::create(&address, &limits()).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, made).await.expect("the topic is made anew");
+    eventually("the topic is made anew", async || topics::create(&address, &limits()).await.ok()).await;
     let all = async {
         put(&log, "after").await;
         read(&mut *member, "after").await;
